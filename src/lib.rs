@@ -1,0 +1,8 @@
+//! Distils the text encoders of text-to-image diffusion models and measures what was kept.
+
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod models;
+pub mod nn;
+pub mod run;

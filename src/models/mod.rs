@@ -1,0 +1,79 @@
+//! Networks and the traits by which stages see them.
+
+pub mod weights;
+
+use candle_core::Tensor;
+
+use crate::error::Result;
+
+/// Turns token ids into per-token embeddings for the denoiser.
+pub trait TextEncoder {
+    /// Encodes `token_ids` `[B, L]` (u32) to embeddings `[B, L, D]`, D being the denoiser's text width.
+    fn encode(&self, token_ids: &Tensor) -> Result<Tensor>;
+}
+
+/// What a denoiser sees besides the text embedding.
+#[derive(Debug, Clone)]
+pub struct DenoiserInput {
+    /// Noisy latents, packed: `[B, N, C]`.
+    pub latents: Tensor,
+    /// Time in [0, 1], 1 being pure noise: `[B]`.
+    pub time: Tensor,
+    /// Guidance scale: `[B]`.
+    pub guidance: Tensor,
+    /// Pooled text embedding (CLIP): `[B, P]`.
+    pub pooled: Tensor,
+}
+
+/// A frozen diffusion transformer.
+pub trait Denoiser {
+    /// Velocity `[B, N, C]` for the text embedding `[B, L, D]`.
+    fn velocity(&self, input: &DenoiserInput, text: &Tensor) -> Result<Tensor>;
+
+    /// Eq. 5 of the paper: mean squared error between the velocity under `text` and `target` `[B, N, C]`, and its
+    /// gradient with respect to `text` `[B, L, D]`.
+    fn loss_and_text_gradient(&self, input: &DenoiserInput, text: &Tensor, target: &Tensor) -> Result<(f64, Tensor)>;
+}
+
+/// An axis-aligned box in pixels of the image it was found in, `x` to the right and `y` down.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct PixelBox {
+    pub x0: f64,
+    pub y0: f64,
+    pub x1: f64,
+    pub y1: f64,
+}
+
+/// One detected object.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Detection {
+    /// Noun in the singular.
+    pub label: String,
+    /// Confidence in [0, 1].
+    pub score: f64,
+    pub bounds: PixelBox,
+}
+
+/// Answers yes/no questions about images (BLIP-VQA in the published protocol).
+pub trait Vqa {
+    /// Probability of "yes" in [0, 1] for a noun phrase such as `"a red car"` asked as a question.
+    fn probability_of_yes(&self, image: &image::RgbImage, phrase: &str) -> Result<f64>;
+}
+
+/// Finds objects in images (UniDet in the published protocol).
+pub trait Detector {
+    /// Detections, highest score first.
+    fn detect(&self, image: &image::RgbImage) -> Result<Vec<Detection>>;
+}
+
+/// Reads text in images (ocrs).
+pub trait TextReader {
+    /// Recognised lines in reading order; empty where no text was found.
+    fn read_lines(&self, image: &image::RgbImage) -> Result<Vec<String>>;
+}
+
+/// Describes images by vectors, for the Fréchet distance.
+pub trait ImageFeatures {
+    /// Features `[B, D]` (f32) of B images.
+    fn features(&self, images: &[image::RgbImage]) -> Result<Tensor>;
+}

@@ -1,0 +1,257 @@
+//! Weights in and out: strict reading of safetensors, seeded initialisation, and parameters for candle's autograd.
+//!
+//! A network asks for each of its tensors once by its full checkpoint name and shape; [`Weights::finish`] then fails if
+//! the file holds anything nobody asked for. The same constructor thereby loads, initialises and makes trainable.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use crate::error::{Error, Result};
+use crate::nn::param::Param;
+use crate::run::{files, rng};
+
+/// How a tensor starts where no checkpoint gives it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    Zeros,
+    Ones,
+    /// Normal with this standard deviation.
+    Normal(f64),
+}
+
+enum Source {
+    File {
+        tensors: BTreeMap<String, Tensor>,
+        path: PathBuf,
+    },
+    Seed(u64),
+    /// Like `Seed` (or starting from the given tensors), but every tensor is a candle variable.
+    Trainable {
+        seed: u64,
+        start: BTreeMap<String, Tensor>,
+        vars: BTreeMap<String, Var>,
+    },
+}
+
+struct Inner {
+    source: Source,
+    taken: BTreeSet<String>,
+    dtype: DType,
+    device: Device,
+}
+
+/// A view on a set of weights below one name prefix; cheap to clone.
+#[derive(Clone)]
+pub struct Weights {
+    inner: Rc<RefCell<Inner>>,
+    prefix: String,
+}
+
+impl Weights {
+    fn from_source(source: Source, dtype: DType, device: &Device) -> Self {
+        let inner = Inner { source, taken: BTreeSet::new(), dtype, device: device.clone() };
+        Self { inner: Rc::new(RefCell::new(inner)), prefix: String::new() }
+    }
+
+    /// Weights of a safetensors file, converted to `dtype`.
+    pub fn load(path: &Path, dtype: DType, device: &Device) -> Result<Self> {
+        Ok(Self::from_source(Source::File { tensors: read_safetensors(path, device)?, path: path.into() }, dtype, device))
+    }
+
+    /// Tensors that are already in memory; `origin` names them in errors.
+    pub fn from_tensors(tensors: BTreeMap<String, Tensor>, origin: &Path, dtype: DType, device: &Device) -> Self {
+        Self::from_source(Source::File { tensors, path: origin.into() }, dtype, device)
+    }
+
+    /// Seeded initial weights; every tensor's values depend on the seed and its name only.
+    pub fn initial(seed: u64, dtype: DType, device: &Device) -> Self {
+        Self::from_source(Source::Seed(seed), dtype, device)
+    }
+
+    /// Variables for candle's autograd, taken from `start` where it has the name, else initialised from the seed.
+    pub fn trainable(seed: u64, start: BTreeMap<String, Tensor>, dtype: DType, device: &Device) -> Self {
+        Self::from_source(Source::Trainable { seed, start, vars: BTreeMap::new() }, dtype, device)
+    }
+
+    /// The weights below `name.`.
+    pub fn pp(&self, name: impl std::fmt::Display) -> Self {
+        let prefix = if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
+        Self { inner: self.inner.clone(), prefix }
+    }
+
+    /// Type in which tensors are handed out.
+    pub fn dtype(&self) -> DType {
+        self.inner.borrow().dtype
+    }
+
+    /// Device on which tensors are handed out.
+    pub fn device(&self) -> Device {
+        self.inner.borrow().device.clone()
+    }
+
+    /// True where the file has `name` below this prefix, or where weights are being initialised.
+    pub fn has(&self, name: &str) -> bool {
+        match &self.inner.borrow().source {
+            Source::File { tensors, .. } => tensors.contains_key(&self.pp(name).prefix),
+            _ => true,
+        }
+    }
+
+    /// The tensor `name` below this prefix; it must have exactly `shape`.
+    ///
+    /// # Errors
+    /// A missing name, another shape and a non-finite value are errors that name the tensor and the file.
+    pub fn tensor(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
+        let name = self.pp(name).prefix;
+        let mut inner = self.inner.borrow_mut();
+        let (dtype, device) = (inner.dtype, inner.device.clone());
+        inner.taken.insert(name.clone());
+        match &mut inner.source {
+            Source::File { tensors, path } => {
+                let Some(tensor) = tensors.get(&name) else {
+                    return Err(Error::WeightName { name, problem: "missing", path: path.clone() });
+                };
+                if tensor.dims() != shape {
+                    return Err(Error::WeightShape { name, found: tensor.dims().to_vec(), expected: shape.to_vec(), path: path.clone() });
+                }
+                let sum = tensor.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?;
+                if !sum.is_finite() {
+                    return Err(Error::NonFinite { name, context: format!("in {}", path.display()) });
+                }
+                Ok(tensor.to_dtype(dtype)?)
+            }
+            Source::Seed(seed) => initial(*seed, &name, shape, init, dtype, &device),
+            Source::Trainable { seed, start, vars } => {
+                if let Some(var) = vars.get(&name) {
+                    return Ok(var.as_tensor().clone());
+                }
+                let value = match start.get(&name) {
+                    Some(tensor) if tensor.dims() == shape => tensor.to_dtype(dtype)?,
+                    Some(tensor) => {
+                        let path = PathBuf::from("the starting weights");
+                        return Err(Error::WeightShape { name, found: tensor.dims().to_vec(), expected: shape.to_vec(), path });
+                    }
+                    None => initial(*seed, &name, shape, init, dtype, &device)?,
+                };
+                let var = Var::from_tensor(&value)?;
+                let tensor = var.as_tensor().clone();
+                vars.insert(name, var);
+                Ok(tensor)
+            }
+        }
+    }
+
+    /// Like [`Weights::tensor`], as a named parameter for the explicit forward/vjp networks.
+    pub fn param(&self, name: &str, shape: &[usize], init: Init) -> Result<Param> {
+        Ok(Param { name: self.pp(name).prefix, value: self.tensor(name, shape, init)? })
+    }
+
+    /// The variables made so far, by name; empty unless the weights are trainable.
+    pub fn vars(&self) -> BTreeMap<String, Var> {
+        match &self.inner.borrow().source {
+            Source::Trainable { vars, .. } => vars.clone(),
+            _ => BTreeMap::new(),
+        }
+    }
+
+    /// Ends loading.
+    ///
+    /// # Errors
+    /// A tensor of the file that no network asked for is an error with its name.
+    pub fn finish(&self) -> Result<()> {
+        let inner = self.inner.borrow();
+        let Source::File { tensors, path } = &inner.source else { return Ok(()) };
+        match tensors.keys().find(|name| !inner.taken.contains(*name)) {
+            Some(name) => Err(Error::WeightName { name: name.clone(), problem: "not used by this network", path: path.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn initial(seed: u64, name: &str, shape: &[usize], init: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+    Ok(match init {
+        Init::Zeros => Tensor::zeros(shape, dtype, device)?,
+        Init::Ones => Tensor::ones(shape, dtype, device)?,
+        Init::Normal(std) => {
+            let key = rng::Key { seed, purpose: "weights", item: rng::text_id(name), draw: 0 };
+            let values = rng::normal(&mut rng::stream(key), shape.iter().product());
+            (Tensor::from_vec(values, shape, device)? * std)?.to_dtype(dtype)?
+        }
+    })
+}
+
+/// All tensors of a safetensors file, in their stored types.
+///
+/// # Errors
+/// A missing file, and a header or content that does not parse.
+pub fn read_safetensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
+    let bytes = files::read_bytes(
+        path,
+        "weights",
+        "the weights come with the repository in `pipelines/`, or are made by `scaledown bootstrap` or `scaledown distill`",
+    )?;
+    candle_core::safetensors::load_buffer(&bytes, device)
+        .map(|tensors| tensors.into_iter().collect())
+        .map_err(|error| Error::format("safetensors file", path, error))
+}
+
+/// Writes tensors as safetensors, by rename; f16 halves the size where `dtype` says so.
+pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>, dtype: DType) -> Result<()> {
+    use std::io::Write;
+    let mut converted = BTreeMap::new();
+    for (name, tensor) in tensors {
+        converted.insert(name.clone(), tensor.to_dtype(dtype)?.to_device(&Device::Cpu)?.contiguous()?);
+    }
+    let bytes = safetensors::serialize(&converted, None).map_err(|error| Error::format("safetensors file", path, error))?;
+    files::write_atomic(path, |file| file.write_all(&bytes).map_err(Error::io("write", path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(folder: &Path) -> PathBuf {
+        let path = folder.join("w.safetensors");
+        let tensors = BTreeMap::from([("a.x".to_owned(), Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap())]);
+        write_safetensors(&path, &tensors, DType::F32).unwrap();
+        path
+    }
+
+    #[test]
+    fn loading_is_strict_about_names_and_shapes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = saved(folder.path());
+        let weights = Weights::load(&path, DType::F32, &Device::Cpu).unwrap();
+        assert!(weights.finish().unwrap_err().to_string().contains("`a.x` is not used"));
+        assert!(matches!(weights.pp("a").tensor("y", &[2], Init::Zeros), Err(Error::WeightName { .. })));
+        assert!(matches!(weights.pp("a").tensor("x", &[3], Init::Zeros), Err(Error::WeightShape { .. })));
+        assert_eq!(weights.pp("a").tensor("x", &[2], Init::Zeros).unwrap().to_vec1::<f32>().unwrap(), [1.0, 2.0]);
+        weights.finish().unwrap();
+    }
+
+    #[test]
+    fn a_corrupt_header_names_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = saved(folder.path());
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[9] = b'#';
+        std::fs::write(&path, bytes).unwrap();
+        let error = read_safetensors(&path, &Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains("w.safetensors") && error.contains("not a valid safetensors file"), "{error}");
+    }
+
+    #[test]
+    fn initial_weights_depend_on_name_and_seed_only() {
+        let make = |seed, name: &str| {
+            let weights = Weights::initial(seed, DType::F32, &Device::Cpu);
+            weights.tensor(name, &[3], Init::Normal(1.0)).unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(make(1, "a"), make(1, "a"));
+        assert_ne!(make(1, "a"), make(1, "b"));
+        assert_ne!(make(1, "a"), make(2, "a"));
+    }
+}

@@ -1,0 +1,4 @@
+//! Differentiable building blocks as explicit forward/vjp pairs on tensors; no autograd graph.
+
+pub mod optim;
+pub mod param;

@@ -1,0 +1,9 @@
+//! What every stage needs: files, tables, randomness, progress, interruption. Knows nothing about networks.
+
+pub mod context;
+pub mod files;
+pub mod interrupt;
+pub mod progress;
+pub mod results;
+pub mod rng;
+pub mod table;
