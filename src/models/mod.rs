@@ -3,6 +3,7 @@
 pub mod flux;
 pub mod student;
 pub mod t5;
+pub mod tokenizer;
 pub mod weights;
 
 use candle_core::Tensor;
