@@ -53,6 +53,27 @@ pub fn to_images(images: &Tensor) -> Result<Vec<RgbImage>> {
         .collect())
 }
 
+/// Rows of equally large images on one picture, two white pixels apart, for looking at them.
+///
+/// # Errors
+/// No image at all, or images of different sizes.
+pub fn contact_sheet(rows: &[Vec<RgbImage>]) -> Result<RgbImage> {
+    const GAP: u32 = 2;
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0) as u32;
+    let Some(first) = rows.iter().flatten().next() else { return Err(Error::Invalid("no image for a contact sheet".into())) };
+    let (width, height) = first.dimensions();
+    let mut sheet = RgbImage::from_pixel(columns * (width + GAP), rows.len() as u32 * (height + GAP), image::Rgb([255; 3]));
+    for (y, row) in rows.iter().enumerate() {
+        for (x, picture) in row.iter().enumerate() {
+            if picture.dimensions() != (width, height) {
+                return Err(Error::Invalid(format!("images of {:?} and {:?} px on one sheet", (width, height), picture.dimensions())));
+            }
+            image::imageops::replace(&mut sheet, picture, i64::from(x as u32 * (width + GAP)), i64::from(y as u32 * (height + GAP)));
+        }
+    }
+    Ok(sheet)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

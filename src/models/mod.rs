@@ -1,6 +1,11 @@
 //! Networks and the traits by which stages see them.
 
+pub mod autoencoder;
+pub mod clip;
+pub mod convolution;
+pub mod group_norm;
 pub mod images;
+pub mod rows;
 pub mod weights;
 
 use candle_core::Tensor;
