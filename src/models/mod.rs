@@ -6,6 +6,7 @@ pub mod convolution;
 pub mod group_norm;
 pub mod images;
 pub mod rows;
+pub mod tokenizer;
 pub mod weights;
 
 use candle_core::Tensor;
