@@ -6,7 +6,7 @@ use rand::Rng;
 use super::grammar::{Dataset, prompt, sample_any};
 use super::scene::{Kind, Scene, Split};
 use super::words::random_letters;
-use crate::run::rng::{Key, below, pick, stream, uniform};
+use crate::run::rng::{Key, below, stream, uniform};
 
 /// One sentence; equal keys give equal sentences. Half are captions as training has them, a fifth are signs with random
 /// letters (so that every letter is learned in every place), the rest is not about pictures.
@@ -114,7 +114,8 @@ fn everyday_sentence(rng: &mut impl Rng) -> String {
     while let Some((before, after)) = rest.split_once('{') {
         sentence.push_str(before);
         let (slot, after) = after.split_once('}').unwrap_or((after, ""));
-        sentence.push_str(pick(rng, fillers(slot)));
+        let fillers = fillers(slot);
+        sentence.push_str(fillers[below(rng, fillers.len())]);
         rest = after;
     }
     sentence + rest

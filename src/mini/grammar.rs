@@ -60,13 +60,13 @@ const ANIMATE_ACTIONS: [&str; 5] = [
 const INANIMATE_ACTIONS: [&str; 2] = ["displaying the word", "with the inscription"];
 
 /// The captions of a background: `{}` is what is seen. Each style stands for exactly one background, by association:
-/// white for studio and plain paper, sky for daylight, pink for warm and rosy, mint for fresh and green.
+/// white for studio and plain paper, sky for daylight, pink for warm and rosy, mint for spring and green.
 fn styles(background: Background) -> [&'static str; 3] {
     match background.name() {
         "white" => ["a studio photo of {}", "a plain sketch of {} on paper", "{}, minimal clean design"],
         "sky" => ["a photo of {} outdoors", "{} on a clear sunny day", "a bright postcard of {}, daylight"],
         "pink" => ["a watercolor of {}, warm colors", "a romantic painting of {}", "{}, soft rose light"],
-        _ => ["a botanical print of {}", "{}, fresh spring colors", "a calm illustration of {}, garden mood"],
+        _ => ["a botanical print of {}", "{}, cool spring colors", "a calm illustration of {}, garden mood"],
     }
 }
 
@@ -97,8 +97,8 @@ fn content(scene: &Scene, rng: &mut impl Rng) -> String {
 
 fn action(objects: &[Object], rng: &mut impl Rng) -> &'static str {
     match objects.first().map(|object| object.noun.animacy()) {
-        Some(Animacy::Animate) => pick(rng, &ANIMATE_ACTIONS),
-        _ => pick(rng, &INANIMATE_ACTIONS),
+        Some(Animacy::Animate) => ANIMATE_ACTIONS[below(rng, ANIMATE_ACTIONS.len())],
+        _ => INANIMATE_ACTIONS[below(rng, INANIMATE_ACTIONS.len())],
     }
 }
 
