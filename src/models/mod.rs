@@ -3,6 +3,12 @@
 pub mod flux;
 pub mod student;
 pub mod t5;
+pub mod autoencoder;
+pub mod clip;
+pub mod convolution;
+pub mod group_norm;
+pub mod images;
+pub mod rows;
 pub mod tokenizer;
 pub mod weights;
 
