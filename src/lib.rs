@@ -4,6 +4,7 @@
 
 pub mod data;
 pub mod error;
+pub mod mini;
 pub mod models;
 pub mod nn;
 pub mod run;

@@ -1,5 +1,6 @@
 //! Networks and the traits by which stages see them.
 
+pub mod tokenizer;
 pub mod weights;
 
 use candle_core::Tensor;
