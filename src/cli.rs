@@ -20,6 +20,8 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "scaledown", version, about, after_help = AFTER_HELP)]
 pub struct Cli {
+    #[command(flatten)]
+    common: Common,
     #[command(subcommand)]
     command: Command,
 }
@@ -44,37 +46,25 @@ struct Common {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Build the prompt tables with their data card and leak audit.
-    BuildData {
-        #[command(flatten)]
-        common: Common,
-    },
+    BuildData,
     /// All stages, from the prompts to the report.
-    Run {
-        #[command(flatten)]
-        common: Common,
-    },
+    Run,
     /// Say what this machine has and what the pipelines lack.
-    Doctor {
-        #[command(flatten)]
-        common: Common,
-    },
+    Doctor,
 }
 
 /// Does what the command line asks for.
 pub fn run(cli: Cli) -> Result<()> {
+    let common = &cli.common;
+    if let Command::Doctor = cli.command {
+        println!("{}", doctor::report(&common.root));
+        return Ok(());
+    }
+    let pipeline = common.load()?;
     match cli.command {
-        Command::BuildData { common } => {
-            let pipeline = common.load()?;
-            common.go(&pipeline, vec![pipeline.build_data()?])
-        }
-        Command::Run { common } => {
-            let pipeline = common.load()?;
-            common.go(&pipeline, pipeline.all()?)
-        }
-        Command::Doctor { common } => {
-            println!("{}", doctor::report(&common.root));
-            Ok(())
-        }
+        Command::BuildData => common.go(&pipeline, vec![pipeline.build_data()?]),
+        Command::Run => common.go(&pipeline, pipeline.all()?),
+        Command::Doctor => Ok(()),
     }
 }
 
@@ -110,7 +100,6 @@ mod tests {
     #[test]
     fn the_default_pipeline_is_the_embedded_one() {
         let cli = Cli::try_parse_from(["scaledown", "build-data"]).unwrap();
-        let Command::BuildData { common } = cli.command else { panic!("build-data was asked for") };
-        assert_eq!(common.pipeline, "mini");
+        assert_eq!(cli.common.pipeline, "mini");
     }
 }
