@@ -44,7 +44,7 @@ impl Pipeline {
     fn stage(&self, name: &str, folder: PathBuf, config: &impl Serialize, inputs: Vec<Input>, outputs: Vec<PathBuf>) -> Result<Stage> {
         let config = serde_json::to_value(config).map_err(|error| Error::Invalid(format!("configuration of {name}: {error}")))?;
         let (root, seed) = (self.root.clone(), self.context.seed);
-        Ok(Stage { name: name.to_owned(), root, folder, seed, config, inputs, outputs })
+        Ok(Stage { name: name.to_owned(), root, folder, seed, config, inputs, outputs, optional_outputs: Vec::new() })
     }
 
     fn hashes(&self) -> HashCache {
