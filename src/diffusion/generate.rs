@@ -15,18 +15,13 @@ use super::schedule::{Shift, flow_times};
 use crate::data::schema::PromptRow;
 use crate::error::{Error, Result};
 use crate::mini;
-use crate::models::card::{STUDENT_WEIGHTS, StudentCard};
+use crate::models::card::{REAL, STUDENT_WEIGHTS, StudentCard, TEACHER};
 use crate::models::teacher::{PromptReader, TeacherConfig};
 use crate::models::{TextEncoder, autoencoder::Autoencoder, flux::Flux};
 use crate::run::context::RunContext;
 use crate::run::progress::Progress;
 use crate::run::results::SampleRow;
 use crate::run::{files, interrupt, rng};
-
-/// Name of the frozen teacher among the encoders.
-pub const TEACHER: &str = "teacher";
-/// Name of the rendered ground truth among the encoders.
-pub const REAL: &str = "real";
 
 /// What is sampled, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -235,7 +230,7 @@ fn render_all(rows: &[SampleRow], resolution: usize, folder: &Path) -> Result<()
         let json = row.scene.as_deref().unwrap_or_default();
         let scene: mini::scene::Scene =
             serde_json::from_str(json).map_err(|error| Error::Invalid(format!("scene of `{}` cannot be read: {error}", row.prompt)))?;
-        write_png(&folder.join(&row.image), &mini::render::render(&scene, resolution as u32)?)?;
+        write_png(&folder.join(&row.image), &mini::render::render(&scene, resolution as u32))?;
     }
     Ok(())
 }

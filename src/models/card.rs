@@ -11,6 +11,10 @@ use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::run::files;
 
+/// Name of the frozen teacher among the encoders; no student may have it.
+pub const TEACHER: &str = "teacher";
+/// Name of the rendered ground truth among the encoders; no student may have it.
+pub const REAL: &str = "real";
 /// File of a student's weights in its folder.
 pub const STUDENT_WEIGHTS: &str = "student.safetensors";
 /// File of a student's card in its folder.

@@ -1,5 +1,7 @@
 //! Networks and the traits by which stages see them.
 
+pub mod card;
+pub mod teacher;
 pub mod weights;
 
 use candle_core::Tensor;
