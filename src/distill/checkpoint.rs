@@ -89,7 +89,8 @@ impl Checkpoint {
         let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
         let damaged = |reason: &dyn std::fmt::Display| Error::format(FORMAT, &path, reason);
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
-        let json = header.metadata().as_ref().and_then(|entries| entries.get(METADATA)).ok_or_else(|| damaged(&"the counters are missing"))?;
+        let json =
+            header.metadata().as_ref().and_then(|entries| entries.get(METADATA)).ok_or_else(|| damaged(&"the counters are missing"))?;
         let counters = serde_json::from_str(json).map_err(|error| damaged(&error))?;
 
         let (mut student, mut optimiser, mut latents, mut rows) = (BTreeMap::new(), BTreeMap::new(), None, None);

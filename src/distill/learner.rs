@@ -50,8 +50,14 @@ impl<'a> Learner<'a> {
         student: Student,
         stop: &'a mut Stop<'a>,
     ) -> Result<(Self, Option<Tensor>)> {
+        let checkpoint = Checkpoint::load(folder)?;
+        let found = checkpoint.is_some();
+        let checkpoint = checkpoint.filter(|checkpoint| checkpoint.counters.fingerprint == identity.fingerprint);
+        if found && checkpoint.is_none() {
+            eprintln!("distill {}: the checkpoint belongs to other settings; starting afresh", config.name);
+        }
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        let counters = Counters { fingerprint: identity.fingerprint.clone(), update: 0, seconds: 0.0, started };
+        let done = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.counters.update);
         let mut learner = Self {
             config,
             folder,
@@ -60,19 +66,12 @@ impl<'a> Learner<'a> {
             student,
             optimiser: AdamW::new(config.optimiser.clone()),
             log: Vec::new(),
-            counters,
+            counters: Counters { fingerprint: identity.fingerprint.clone(), update: 0, seconds: 0.0, started },
             seconds_before: 0.0,
             clock: Instant::now(),
-            progress: Progress::new(format!("distill {}", config.name), 0, config.updates),
+            progress: Progress::new(format!("distill {}", config.name), done, config.updates),
         };
-        let mut latents = None;
-        if let Some(checkpoint) = Checkpoint::load(folder)? {
-            if checkpoint.counters.fingerprint == identity.fingerprint {
-                latents = learner.resume(checkpoint)?;
-            } else {
-                eprintln!("distill {}: the checkpoint belongs to other settings; starting afresh", config.name);
-            }
-        }
+        let latents = checkpoint.map(|checkpoint| learner.resume(checkpoint)).transpose()?.flatten();
         Ok((learner, latents))
     }
 
@@ -82,7 +81,6 @@ impl<'a> Learner<'a> {
         self.seconds_before = checkpoint.counters.seconds;
         self.counters = checkpoint.counters;
         self.log = checkpoint.log;
-        self.progress = Progress::new(format!("distill {}", self.config.name), self.counters.update, self.config.updates);
         Ok(checkpoint.latents)
     }
 

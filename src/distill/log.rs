@@ -31,15 +31,9 @@ pub fn to_tensor(rows: &[TrainLogRow]) -> Result<Tensor> {
 /// The rows that [`to_tensor`] wrote.
 pub fn from_tensor(tensor: &Tensor) -> Result<Vec<TrainLogRow>> {
     let row = |values: Vec<f64>| match values[..] {
-        [update, loss, gradient_norm, learning_rate, seconds, step, guidance] => Ok(TrainLogRow {
-            update: update as u64,
-            loss,
-            gradient_norm,
-            learning_rate,
-            seconds,
-            denoising_step: step as u64,
-            guidance,
-        }),
+        [update, loss, gradient_norm, learning_rate, seconds, step, guidance] => {
+            Ok(TrainLogRow { update: update as u64, loss, gradient_norm, learning_rate, seconds, denoising_step: step as u64, guidance })
+        }
         _ => Err(Error::Invalid(format!("a log row has {} numbers, expected {COLUMNS}", values.len()))),
     };
     tensor.to_vec2::<f64>()?.into_iter().map(row).collect()
@@ -63,15 +57,7 @@ mod tests {
     use super::*;
 
     fn row(update: u64) -> TrainLogRow {
-        TrainLogRow {
-            update,
-            loss: 0.1,
-            gradient_norm: 2.0,
-            learning_rate: 1e-4,
-            seconds: 3.5,
-            denoising_step: update % 20,
-            guidance: 2.5,
-        }
+        TrainLogRow { update, loss: 0.1, gradient_norm: 2.0, learning_rate: 1e-4, seconds: 3.5, denoising_step: update % 20, guidance: 2.5 }
     }
 
     #[test]
