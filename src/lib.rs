@@ -5,6 +5,7 @@
 pub mod diffusion;
 pub mod distill;
 pub mod error;
+pub mod mini;
 pub mod models;
 pub mod nn;
 pub mod run;
