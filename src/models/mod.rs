@@ -1,6 +1,7 @@
 //! Networks and the traits by which stages see them.
 
 pub mod autoencoder;
+pub mod card;
 pub mod clip;
 pub mod convolution;
 pub mod flux;
@@ -9,6 +10,7 @@ pub mod images;
 pub mod rows;
 pub mod student;
 pub mod t5;
+pub mod teacher;
 pub mod tokenizer;
 pub mod weights;
 
