@@ -53,8 +53,7 @@ const TIMES: [&str; 14] = [
     "for an hour",
     "after lunch",
 ];
-const NUMBERS: [&str; 12] =
-    ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twelve", "twenty"];
+const NUMBERS: [&str; 12] = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twelve", "twenty"];
 const THINGS: [&str; 16] = [
     "idea", "plan", "question", "answer", "problem", "promise", "lesson", "law", "price", "reason", "story", "meeting", "journey",
     "decision", "rule", "habit",
@@ -74,7 +73,17 @@ const OPINIONS: [&str; 12] = [
     "unfair",
 ];
 const DEEDS: [&str; 12] = [
-    "forgot", "explained", "changed", "accepted", "refused", "discussed", "remembered", "described", "liked", "doubted", "finished",
+    "forgot",
+    "explained",
+    "changed",
+    "accepted",
+    "refused",
+    "discussed",
+    "remembered",
+    "described",
+    "liked",
+    "doubted",
+    "finished",
     "started",
 ];
 const MEASURES: [&str; 8] = ["minutes", "days", "weeks", "months", "years", "meters", "dollars", "percent"];
