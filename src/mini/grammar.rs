@@ -171,6 +171,9 @@ mod tests {
         Key { seed: 5, purpose: "prompt", item, draw: 0 }
     }
 
+    /// Objects, relation, sign word and background.
+    type Reading = (Vec<(Noun, Colour)>, Option<Relation>, Option<String>, Background);
+
     /// Reads "a red car" (or, capitalised, "A red car").
     fn read_object(text: &str) -> (Noun, Colour) {
         let words: Vec<&str> = text.split(' ').collect();
@@ -180,7 +183,7 @@ mod tests {
     }
 
     /// What a CompBench or CommonText prompt says, read from the text alone.
-    fn read(prompt: &str) -> (Vec<(Noun, Colour)>, Option<Relation>, Option<String>, Background) {
+    fn read(prompt: &str) -> Reading {
         let prompt = prompt.trim_end_matches('.').trim_end_matches(" background");
         let (content, background) = prompt.rsplit_once(" on a ").unwrap();
         let background = Background::named(background).unwrap();
