@@ -378,7 +378,8 @@ mod tests {
         Autoencoder::new(&config, &weights).unwrap();
         let names: Vec<String> = weights.vars().into_keys().collect();
         assert_eq!(names.len(), 244);
-        for name in ["encoder.down.1.block.0.nin_shortcut.weight", "decoder.up.3.upsample.conv.bias", "decoder.mid.attn_1.proj_out.weight"] {
+        for name in ["encoder.down.1.block.0.nin_shortcut.weight", "decoder.up.3.upsample.conv.bias", "decoder.mid.attn_1.proj_out.weight"]
+        {
             assert!(names.iter().any(|found| found == name), "{name}");
         }
     }

@@ -312,7 +312,7 @@ fn unit_length(x: &Tensor) -> Result<Tensor> {
 mod tests {
     use super::*;
     use crate::run::rng;
-    use candle_core::{DType, Var};
+    use candle_core::DType;
     use std::collections::BTreeMap;
 
     fn random(shape: &[usize], item: u64) -> Tensor {

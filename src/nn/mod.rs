@@ -13,7 +13,3 @@ pub mod param;
 pub mod real;
 pub mod residual;
 pub mod rope;
-pub mod cpu;
-pub mod optim;
-pub mod param;
-pub mod real;
