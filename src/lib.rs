@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod metrics;
 pub mod models;
 pub mod nn;
 pub mod run;

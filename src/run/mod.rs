@@ -1,6 +1,7 @@
 //! What every stage needs: files, tables, randomness, progress, interruption. Knows nothing about networks.
 
 pub mod context;
+pub mod evaluation;
 pub mod files;
 pub mod interrupt;
 pub mod progress;
