@@ -6,6 +6,69 @@
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use crate::error::{Error, Result};
+use crate::metrics::stats::{self, Bootstrap, Estimate, Resampling};
+
+/// The features of one prompt's images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptFeatures {
+    pub prompt_id: u64,
+    /// `[n][D]`.
+    pub rows: Vec<Vec<f64>>,
+}
+
+/// A distance with what it takes to compare it with another one of the same prompts.
+#[derive(Debug, Clone)]
+pub struct Distance {
+    pub value: f64,
+    /// Distances of resampled prompts, in the order of [`Resampling`], moved so that their mean is `value`: resampling
+    /// repeats images, which makes every resampled distance too large by about the same amount.
+    pub samples: Vec<f64>,
+    pub prompts: Vec<u64>,
+    /// Number of images.
+    pub n: u64,
+}
+
+impl Distance {
+    /// Distance of the images to the reference and its spread over prompts; the reference is taken as known.
+    pub fn to(reference: &Reference, prompts: &[PromptFeatures], bootstrap: &Bootstrap) -> Result<Self> {
+        let width = reference.gaussian.mean.len();
+        let all = prompts.iter().flat_map(|prompt| prompt.rows.iter().map(Vec::as_slice));
+        let whole = Moments::of(all, width)?;
+        let value = reference.distance(&whole.gaussian()?)?;
+        let draws = Resampling::new(prompts.len(), 0, bootstrap);
+        let resample = |b: usize| {
+            let mut moments = Moments::new(width);
+            for (prompt, &times) in prompts.iter().zip(draws.counts(b)).filter(|(_, times)| **times > 0) {
+                prompt.rows.iter().try_for_each(|row| moments.push(row, f64::from(times)))?;
+            }
+            reference.distance(&moments.gaussian()?)
+        };
+        let mut samples: Vec<f64> = if prompts.len() < 2 { Vec::new() } else { (0..bootstrap.resamples).map(resample).collect::<Result<_>>()? };
+        let shift = value - samples.iter().sum::<f64>() / samples.len().max(1) as f64;
+        samples.iter_mut().for_each(|sample| *sample += shift);
+        Ok(Self { value, samples, prompts: prompts.iter().map(|prompt| prompt.prompt_id).collect(), n: whole.n() as u64 })
+    }
+
+    /// The distance with its interval.
+    pub fn estimate(&self, bootstrap: &Bootstrap) -> Estimate {
+        interval(self.value, self.samples.clone(), self, bootstrap)
+    }
+
+    /// This distance minus another one of the same prompts; `None` where the prompts differ.
+    pub fn minus(&self, other: &Self, bootstrap: &Bootstrap) -> Option<Estimate> {
+        let differences = self.samples.iter().zip(&other.samples).map(|(own, other)| own - other).collect();
+        (self.prompts == other.prompts && self.n == other.n).then(|| interval(self.value - other.value, differences, self, bootstrap))
+    }
+}
+
+fn interval(value: f64, mut samples: Vec<f64>, of: &Distance, bootstrap: &Bootstrap) -> Estimate {
+    let (low, high) = if samples.is_empty() {
+        (f64::NEG_INFINITY, f64::INFINITY)
+    } else {
+        stats::percentile_interval(&mut samples, bootstrap.level)
+    };
+    Estimate { value, low, high, n: of.n, clusters: of.prompts.len() as u64 }
+}
 
 /// Mean and scatter of a stream of feature vectors (Welford's update; merging after Chan et al. 1979).
 #[derive(Debug, Clone, PartialEq)]
@@ -197,6 +260,23 @@ mod tests {
         counted.push(&f[0], 2.0).unwrap();
         assert!((twice.gaussian().unwrap().covariance - counted.gaussian().unwrap().covariance).norm() < 1e-12);
         assert!((whole.mean[1] - 0.154376).abs() < 1e-6 && (whole.covariance[(0, 2)] + 0.408413).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_interval_surrounds_the_distance_and_equal_sets_do_not_differ() {
+        let (f, g) = golden();
+        let bootstrap = Bootstrap { resamples: 200, level: 0.95, seed: 3 };
+        let prompts = |rows: &[Vec<f64>]| -> Vec<PromptFeatures> {
+            rows.iter().enumerate().map(|(i, row)| PromptFeatures { prompt_id: i as u64, rows: vec![row.clone()] }).collect()
+        };
+        let real = Reference::new(Moments::of(f.iter().map(Vec::as_slice), 4).unwrap().gaussian().unwrap());
+        let distance = Distance::to(&real, &prompts(&g), &bootstrap).unwrap();
+        let estimate = distance.estimate(&bootstrap);
+        assert!((estimate.value - 0.664319123569).abs() < 1e-10 && estimate.n == 64);
+        assert!(estimate.low < estimate.value && estimate.value < estimate.high, "{estimate:?}");
+        let same = distance.minus(&distance, &bootstrap).unwrap();
+        assert!(same.value == 0.0 && same.low == 0.0 && same.high == 0.0);
+        assert!(distance.minus(&Distance::to(&real, &prompts(&g[1..]), &bootstrap).unwrap(), &bootstrap).is_none());
     }
 
     #[test]

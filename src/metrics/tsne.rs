@@ -9,6 +9,9 @@ use ndarray::Array2;
 
 use crate::error::{Error, Result};
 
+/// Fewest points a map is made of.
+pub const POINTS: usize = 8;
+
 /// Settings of the map.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -33,11 +36,11 @@ impl Default for Config {
     }
 }
 
-/// Places `rows` `[n][D]` on a plane; n ≥ 8, D ≥ 2. The places have mean zero and no unit.
+/// Places `rows` `[n][D]` on a plane; n ≥ [`POINTS`], D ≥ 2. The places have mean zero and no unit.
 pub fn map(rows: &[Vec<f64>], config: &Config) -> Result<Vec<[f64; 2]>> {
     let (n, width) = (rows.len(), rows.first().map_or(0, Vec::len));
-    if n < 8 || width < 2 || rows.iter().any(|row| row.len() != width) {
-        return Err(Error::Invalid(format!("a t-SNE map needs at least 8 embeddings of one width of at least 2, found {n} of {width}")));
+    if n < POINTS || width < 2 || rows.iter().any(|row| row.len() != width) {
+        return Err(Error::Invalid(format!("a t-SNE map needs at least {POINTS} embeddings of one width of at least 2, found {n} of {width}")));
     }
     if rows.iter().flatten().any(|value| !value.is_finite()) {
         return Err(Error::NonFinite { name: "text".into(), context: "embeddings for the t-SNE map".into() });
