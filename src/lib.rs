@@ -6,4 +6,5 @@ pub mod error;
 pub mod metrics;
 pub mod models;
 pub mod nn;
+pub mod report;
 pub mod run;

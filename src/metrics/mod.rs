@@ -9,6 +9,7 @@ pub mod encoders;
 pub mod evaluate;
 pub mod experts;
 pub mod frechet;
+pub mod ocr;
 pub mod stats;
 pub mod summary;
 pub mod tsne;
