@@ -4,6 +4,7 @@
 
 pub mod error;
 pub mod metrics;
+pub mod mini;
 pub mod models;
 pub mod nn;
 pub mod report;

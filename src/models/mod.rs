@@ -1,5 +1,15 @@
 //! Networks and the traits by which stages see them.
 
+pub mod flux;
+pub mod student;
+pub mod t5;
+pub mod autoencoder;
+pub mod clip;
+pub mod convolution;
+pub mod group_norm;
+pub mod images;
+pub mod rows;
+pub mod tokenizer;
 pub mod weights;
 
 use candle_core::Tensor;

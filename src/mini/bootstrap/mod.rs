@@ -1,0 +1,4 @@
+//! Makes the weights of the miniature world's networks. Every part is seeded and resumable.
+
+pub mod autoencoder;
+pub mod trainer;
