@@ -1,3 +1,10 @@
-//! The miniature world: the whole experiment at about 1/1000 of its size, on two CPU cores.
+//! The miniature world: scenes whose prompt and ground truth come from one grammar, and the renderer that draws them.
 
 pub mod bootstrap;
+pub mod corpus;
+pub mod grammar;
+pub mod reader;
+pub mod render;
+pub mod scene;
+pub mod tokenizer_training;
+pub mod words;
