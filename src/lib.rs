@@ -4,6 +4,7 @@
 
 pub mod error;
 pub mod mini;
+pub mod metrics;
 pub mod models;
 pub mod nn;
 pub mod run;

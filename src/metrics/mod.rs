@@ -1,0 +1,3 @@
+//! Numbers about generated pictures.
+
+pub mod ocr;
