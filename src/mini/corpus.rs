@@ -6,7 +6,7 @@ use rand::Rng;
 use super::grammar::{Dataset, prompt, sample_any};
 use super::scene::{Kind, Scene, Split};
 use super::words::random_letters;
-use crate::run::rng::{Key, below, pick, stream, uniform};
+use crate::run::rng::{Key, below, stream, uniform};
 
 /// One sentence; equal keys give equal sentences. Half are captions as training has them, a fifth are signs with random
 /// letters (so that every letter is learned in every place), the rest is not about pictures.
@@ -53,8 +53,7 @@ const TIMES: [&str; 14] = [
     "for an hour",
     "after lunch",
 ];
-const NUMBERS: [&str; 12] =
-    ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twelve", "twenty"];
+const NUMBERS: [&str; 12] = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twelve", "twenty"];
 const THINGS: [&str; 16] = [
     "idea", "plan", "question", "answer", "problem", "promise", "lesson", "law", "price", "reason", "story", "meeting", "journey",
     "decision", "rule", "habit",
@@ -74,7 +73,17 @@ const OPINIONS: [&str; 12] = [
     "unfair",
 ];
 const DEEDS: [&str; 12] = [
-    "forgot", "explained", "changed", "accepted", "refused", "discussed", "remembered", "described", "liked", "doubted", "finished",
+    "forgot",
+    "explained",
+    "changed",
+    "accepted",
+    "refused",
+    "discussed",
+    "remembered",
+    "described",
+    "liked",
+    "doubted",
+    "finished",
     "started",
 ];
 const MEASURES: [&str; 8] = ["minutes", "days", "weeks", "months", "years", "meters", "dollars", "percent"];
@@ -114,7 +123,8 @@ fn everyday_sentence(rng: &mut impl Rng) -> String {
     while let Some((before, after)) = rest.split_once('{') {
         sentence.push_str(before);
         let (slot, after) = after.split_once('}').unwrap_or((after, ""));
-        sentence.push_str(pick(rng, fillers(slot)));
+        let fillers = fillers(slot);
+        sentence.push_str(fillers[below(rng, fillers.len())]);
         rest = after;
     }
     sentence + rest

@@ -60,13 +60,13 @@ const ANIMATE_ACTIONS: [&str; 5] = [
 const INANIMATE_ACTIONS: [&str; 2] = ["displaying the word", "with the inscription"];
 
 /// The captions of a background: `{}` is what is seen. Each style stands for exactly one background, by association:
-/// white for studio and plain paper, sky for daylight, pink for warm and rosy, mint for fresh and green.
+/// white for studio and plain paper, sky for daylight, pink for warm and rosy, mint for spring and green.
 fn styles(background: Background) -> [&'static str; 3] {
     match background.name() {
         "white" => ["a studio photo of {}", "a plain sketch of {} on paper", "{}, minimal clean design"],
         "sky" => ["a photo of {} outdoors", "{} on a clear sunny day", "a bright postcard of {}, daylight"],
         "pink" => ["a watercolor of {}, warm colors", "a romantic painting of {}", "{}, soft rose light"],
-        _ => ["a botanical print of {}", "{}, fresh spring colors", "a calm illustration of {}, garden mood"],
+        _ => ["a botanical print of {}", "{}, cool spring colors", "a calm illustration of {}, garden mood"],
     }
 }
 
@@ -97,8 +97,8 @@ fn content(scene: &Scene, rng: &mut impl Rng) -> String {
 
 fn action(objects: &[Object], rng: &mut impl Rng) -> &'static str {
     match objects.first().map(|object| object.noun.animacy()) {
-        Some(Animacy::Animate) => pick(rng, &ANIMATE_ACTIONS),
-        _ => pick(rng, &INANIMATE_ACTIONS),
+        Some(Animacy::Animate) => ANIMATE_ACTIONS[below(rng, ANIMATE_ACTIONS.len())],
+        _ => INANIMATE_ACTIONS[below(rng, INANIMATE_ACTIONS.len())],
     }
 }
 
@@ -171,6 +171,9 @@ mod tests {
         Key { seed: 5, purpose: "prompt", item, draw: 0 }
     }
 
+    /// Objects, relation, sign word and background.
+    type Reading = (Vec<(Noun, Colour)>, Option<Relation>, Option<String>, Background);
+
     /// Reads "a red car" (or, capitalised, "A red car").
     fn read_object(text: &str) -> (Noun, Colour) {
         let words: Vec<&str> = text.split(' ').collect();
@@ -180,7 +183,7 @@ mod tests {
     }
 
     /// What a CompBench or CommonText prompt says, read from the text alone.
-    fn read(prompt: &str) -> (Vec<(Noun, Colour)>, Option<Relation>, Option<String>, Background) {
+    fn read(prompt: &str) -> Reading {
         let prompt = prompt.trim_end_matches('.').trim_end_matches(" background");
         let (content, background) = prompt.rsplit_once(" on a ").unwrap();
         let background = Background::named(background).unwrap();

@@ -44,12 +44,7 @@ pub fn bounds(object: &Object, px: u32) -> PixelBox {
     let larger = width.max(height);
     let (half_width, half_height) = (object.size * width / larger / 2.0, object.size * height / larger / 2.0);
     let [x, y] = object.centre;
-    PixelBox {
-        x0: (x - half_width) * scale,
-        y0: (y - half_height) * scale,
-        x1: (x + half_width) * scale,
-        y1: (y + half_height) * scale,
-    }
+    PixelBox { x0: (x - half_width) * scale, y0: (y - half_height) * scale, x1: (x + half_width) * scale, y1: (y + half_height) * scale }
 }
 
 /// Width and height of a noun's ink in font units.
@@ -227,9 +222,7 @@ mod tests {
                 };
                 let found = bounds(&scene.objects[0], px);
                 // Anti-aliasing may leave the outermost pixel almost empty: one pixel at each side is allowed.
-                for ((low, high), (from, to)) in
-                    [(touched(|x, _| x), (found.x0, found.x1)), (touched(|_, y| y), (found.y0, found.y1))]
-                {
+                for ((low, high), (from, to)) in [(touched(|x, _| x), (found.x0, found.x1)), (touched(|_, y| y), (found.y0, found.y1))] {
                     assert!((f64::from(low) - from).abs() <= 1.5 && (f64::from(high) + 1.0 - to).abs() <= 1.5, "{noun:?} {px}");
                 }
             }

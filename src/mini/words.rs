@@ -147,7 +147,7 @@ impl Background {
 /// Combinations that training never shows. The rule gives every colour exactly two such nouns and every noun at most
 /// one such colour (5 is invertible modulo 8), so that each word by itself is well known from training.
 pub fn held_out(noun: Noun, colour: Colour) -> bool {
-    (3 * noun.index() + 5 * colour.index()) % 8 == 0
+    (3 * noun.index() + 5 * colour.index()).is_multiple_of(8)
 }
 
 /// The relations of the spatial prompts, from the first object to the second.
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_world_is_as_large_as_agreed() {
-        assert!(Noun::COUNT >= 16);
+        assert!(Noun::all().count() >= 16);
         assert_eq!((Colour::COUNT, Background::COUNT), (6, 4));
         assert_eq!((seen_sign_words().len(), unseen_sign_words().len()), (80, 20));
         let all: HashSet<_> = seen_sign_words().iter().chain(unseen_sign_words()).collect();

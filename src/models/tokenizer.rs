@@ -67,8 +67,7 @@ impl Tokenizer {
 
     /// Ids of one text with its end piece, neither cut nor padded.
     pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding =
-            self.inner.encode_fast(text, true).map_err(|error| Error::Invalid(format!("cannot tokenize `{text}`: {error}")))?;
+        let encoding = self.inner.encode_fast(text, true).map_err(|error| Error::Invalid(format!("cannot tokenize `{text}`: {error}")))?;
         let mut ids = encoding.get_ids().to_vec();
         if ids.last() != Some(&self.eos) {
             ids.push(self.eos);
