@@ -211,7 +211,7 @@ fn backward<T: Real>(op: &GroupNorm, x: &Tensor, w: &Tensor, b: &Tensor, dy: &Te
     let dy = dy.contiguous()?;
     let image: usize = x.dims()[1..].iter().product();
     let mut dx = vec![T::ZERO; x.elem_count()];
-    let run = |x: &[T], w: &[T], b: &[T], dy: &[T]| -> Vec<(Vec<f64>, Vec<f64>)> {
+    let mut run = |x: &[T], w: &[T], b: &[T], dy: &[T]| -> Vec<(Vec<f64>, Vec<f64>)> {
         let images = dx.par_chunks_mut(image).zip(x.par_chunks(image)).zip(dy.par_chunks(image));
         images
             .map(|((dx, x), dy)| {
