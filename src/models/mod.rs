@@ -1,5 +1,8 @@
 //! Networks and the traits by which stages see them.
 
+pub mod flux;
+pub mod student;
+pub mod t5;
 pub mod autoencoder;
 pub mod clip;
 pub mod convolution;
