@@ -5,6 +5,7 @@
 pub mod error;
 pub mod metrics;
 pub mod mini;
+pub mod metrics;
 pub mod models;
 pub mod nn;
 pub mod report;

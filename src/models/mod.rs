@@ -8,6 +8,7 @@ pub mod clip;
 pub mod convolution;
 pub mod group_norm;
 pub mod images;
+pub mod ocr;
 pub mod rows;
 pub mod tokenizer;
 pub mod weights;

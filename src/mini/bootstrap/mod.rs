@@ -1,4 +1,7 @@
 //! Makes the weights of the miniature world's networks. Every part is seeded and resumable.
 
 pub mod autoencoder;
+pub mod degrade;
+pub mod ocr;
+pub mod reader;
 pub mod trainer;
