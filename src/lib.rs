@@ -2,6 +2,8 @@
 
 #![deny(unsafe_code)]
 
+pub mod diffusion;
+pub mod distill;
 pub mod error;
 pub mod metrics;
 pub mod mini;
