@@ -4,4 +4,6 @@ pub mod autoencoder;
 pub mod degrade;
 pub mod ocr;
 pub mod reader;
+pub mod clip;
+pub mod contrast;
 pub mod trainer;
