@@ -1,6 +1,9 @@
 //! Makes the weights of the miniature world's networks. Every part is seeded and resumable.
 
 pub mod autoencoder;
+pub mod degrade;
+pub mod ocr;
+pub mod reader;
 pub mod clip;
 pub mod contrast;
 pub mod trainer;
