@@ -5,13 +5,12 @@
 pub mod cli;
 pub mod config;
 pub mod data;
-pub mod doctor;
 pub mod diffusion;
 pub mod distill;
+pub mod doctor;
 pub mod error;
 pub mod metrics;
 pub mod mini;
-pub mod metrics;
 pub mod models;
 pub mod nn;
 pub mod report;

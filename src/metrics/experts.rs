@@ -61,6 +61,11 @@ pub struct Expert<T> {
 pub type Found<T> = std::result::Result<Expert<T>, String>;
 
 impl Config {
+    /// Files the experts are read from.
+    pub fn files(&self, folder: &Path) -> Vec<PathBuf> {
+        [&self.clip, &self.tokenizer, &self.reader, &self.ocr_detection, &self.ocr_recognition].map(|file| folder.join(file)).into()
+    }
+
     /// CLIP with its tokenizer.
     pub fn load_clip(&self, folder: &Path) -> Result<Found<ClipScorer>> {
         let [weights_path, tokenizer_path] = [&self.clip, &self.tokenizer].map(|file| folder.join(file));
