@@ -11,6 +11,7 @@ use std::rc::Rc;
 use candle_core::{DType, Device, Tensor, Var};
 
 use crate::error::{Error, Result};
+use crate::nn::linear::Linear;
 use crate::nn::param::Param;
 use crate::run::{files, rng};
 
@@ -21,6 +22,13 @@ pub enum Init {
     Ones,
     /// Normal with this standard deviation.
     Normal(f64),
+}
+
+/// Whether a linear layer has a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bias {
+    With,
+    Without,
 }
 
 enum Source {
@@ -148,6 +156,22 @@ impl Weights {
     /// Like [`Weights::tensor`], as a named parameter for the explicit forward/vjp networks.
     pub fn param(&self, name: &str, shape: &[usize], init: Init) -> Result<Param> {
         Ok(Param { name: self.pp(name).prefix, value: self.tensor(name, shape, init)? })
+    }
+
+    /// A linear layer `name.weight` `[out, in]`, initialised like `1/√in`, with `name.bias` `[out]` where asked for.
+    pub fn linear(&self, name: &str, inputs: usize, outputs: usize, bias: Bias) -> Result<Linear> {
+        self.linear_scaled(name, inputs, outputs, bias, (inputs as f64).powf(-0.5))
+    }
+
+    /// Like [`Weights::linear`], with the given standard deviation of the initial weight.
+    pub fn linear_scaled(&self, name: &str, inputs: usize, outputs: usize, bias: Bias, std: f64) -> Result<Linear> {
+        let view = self.pp(name);
+        let init = if std == 0.0 { Init::Zeros } else { Init::Normal(std) };
+        let bias = match bias {
+            Bias::With => Some(view.param("bias", &[outputs], Init::Zeros)?),
+            Bias::Without => None,
+        };
+        Ok(Linear { weight: view.param("weight", &[outputs, inputs], init)?, bias })
     }
 
     /// The variables made so far, by name; empty unless the weights are trainable.

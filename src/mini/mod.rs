@@ -1,0 +1,9 @@
+//! The miniature world: scenes whose prompt and ground truth come from one grammar, and the renderer that draws them.
+
+pub mod bootstrap;
+pub mod corpus;
+pub mod grammar;
+pub mod render;
+pub mod scene;
+pub mod tokenizer_training;
+pub mod words;

@@ -1,0 +1,295 @@
+//! Flux.1's diffusion transformer (flux@802fb47 src/flux/model.py) as explicit forward and backward. The same code is
+//! frozen in distillation (gradient of the text embedding only) and trained in the miniature world.
+
+mod conditioning;
+mod double_block;
+mod single_block;
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use self::conditioning::{Conditioning, ConditioningGradient, MlpEmbedder, MlpSaved, Modulation, TIME_CHANNELS, timestep_embedding};
+use self::double_block::{DoubleBlock, DoubleSaved};
+use self::single_block::{SingleBlock, SingleSaved};
+use super::weights::{Bias, Weights};
+use super::{Denoiser, DenoiserInput};
+use crate::by_real;
+use crate::error::{Error, Result};
+use crate::nn::activation::add;
+use crate::nn::linear::Linear;
+use crate::nn::norm::{modulated_norm, modulated_norm_vjp};
+use crate::nn::param::{Gradients, Param, Parameters};
+use crate::nn::residual::mean_squared_error;
+use crate::nn::rope::Rotation;
+
+/// Sizes; the fields are those of the official `FluxParams`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FluxConfig {
+    pub in_channels: usize,
+    /// Width of the pooled text.
+    pub vec_in_dim: usize,
+    /// Width of the text embedding.
+    pub context_in_dim: usize,
+    pub hidden_size: usize,
+    pub mlp_ratio: f64,
+    pub num_heads: usize,
+    /// Number of double-stream blocks.
+    pub depth: usize,
+    pub depth_single_blocks: usize,
+    /// Head width given to the three position axes.
+    pub axes_dim: Vec<usize>,
+    pub theta: f64,
+    pub guidance_embed: bool,
+}
+
+impl FluxConfig {
+    /// A named size: `flux-dev`, `flux-schnell`, the miniature world's `mini`, the smoke test's `smoke`.
+    pub fn preset(name: &str) -> Result<Self> {
+        let published = |guidance_embed| Self {
+            in_channels: 64,
+            vec_in_dim: 768,
+            context_in_dim: 4096,
+            hidden_size: 3072,
+            mlp_ratio: 4.0,
+            num_heads: 24,
+            depth: 19,
+            depth_single_blocks: 38,
+            axes_dim: vec![16, 56, 56],
+            theta: 10_000.0,
+            guidance_embed,
+        };
+        let small = |(vec_in_dim, context_in_dim), hidden_size, num_heads, (depth, depth_single_blocks), axes_dim: [usize; 3]| Self {
+            vec_in_dim,
+            context_in_dim,
+            hidden_size,
+            num_heads,
+            depth,
+            depth_single_blocks,
+            axes_dim: axes_dim.to_vec(),
+            ..published(true)
+        };
+        match name {
+            "flux-dev" => Ok(published(true)),
+            "flux-schnell" => Ok(published(false)),
+            "mini" => Ok(small((128, 256), 144, 3, (2, 5), [16, 16, 16])),
+            "smoke" => Ok(small((32, 32), 32, 2, (1, 1), [4, 6, 6])),
+            _ => Err(Error::Invalid(format!("no denoiser size `{name}`; there are flux-dev, flux-schnell, mini, smoke"))),
+        }
+    }
+
+    fn head_width(&self) -> usize {
+        self.hidden_size / self.num_heads
+    }
+
+    fn mlp_width(&self) -> usize {
+        (self.hidden_size as f64 * self.mlp_ratio) as usize
+    }
+
+    fn check(&self) -> Result<()> {
+        let axes: usize = self.axes_dim.iter().sum();
+        if !self.hidden_size.is_multiple_of(self.num_heads) || axes != self.head_width() || self.axes_dim.len() != 3 {
+            return Err(Error::Invalid(format!(
+                "hidden size {} over {} heads gives head width {}, position axes {:?} sum to {axes}",
+                self.hidden_size,
+                self.num_heads,
+                self.head_width(),
+                self.axes_dim
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// 1/√D for queries `[B, T, H, D]`.
+fn heads_scale(q: &Tensor) -> Result<f64> {
+    Ok((q.dim(3)? as f64).powf(-0.5))
+}
+
+/// The diffusion transformer.
+#[derive(Debug, Clone)]
+pub struct Flux {
+    pub config: FluxConfig,
+    img_in: Linear,
+    txt_in: Linear,
+    time_in: MlpEmbedder,
+    vector_in: MlpEmbedder,
+    guidance_in: Option<MlpEmbedder>,
+    double_blocks: Vec<DoubleBlock>,
+    single_blocks: Vec<SingleBlock>,
+    final_modulation: Modulation,
+    final_linear: Linear,
+}
+
+/// What [`Flux::vjp`] needs.
+#[derive(Debug, Clone)]
+pub struct FluxSaved {
+    latents: Tensor,
+    text: Tensor,
+    conditioning: Conditioning,
+    embedders: Vec<MlpSaved>,
+    rotation: Rotation,
+    double: Vec<DoubleSaved>,
+    single: Vec<SingleSaved>,
+    last: Tensor,
+    final_parts: Vec<Tensor>,
+    final_normed: Tensor,
+}
+
+impl Flux {
+    /// Takes its tensors from `weights` under the published names.
+    pub fn new(config: &FluxConfig, weights: &Weights) -> Result<Self> {
+        config.check()?;
+        let d = config.hidden_size;
+        let embedder = |name: &str, inputs| MlpEmbedder::new(inputs, d, &weights.pp(name));
+        Ok(Self {
+            config: config.clone(),
+            img_in: weights.linear("img_in", config.in_channels, d, Bias::With)?,
+            txt_in: weights.linear("txt_in", config.context_in_dim, d, Bias::With)?,
+            time_in: embedder("time_in", TIME_CHANNELS)?,
+            vector_in: embedder("vector_in", config.vec_in_dim)?,
+            guidance_in: config.guidance_embed.then(|| embedder("guidance_in", TIME_CHANNELS)).transpose()?,
+            double_blocks: (0..config.depth)
+                .map(|i| DoubleBlock::new(config, &weights.pp(format!("double_blocks.{i}"))))
+                .collect::<Result<_>>()?,
+            single_blocks: (0..config.depth_single_blocks)
+                .map(|i| SingleBlock::new(config, &weights.pp(format!("single_blocks.{i}"))))
+                .collect::<Result<_>>()?,
+            final_modulation: Modulation::new(&weights.pp("final_layer"), "adaLN_modulation.1", d, 2)?,
+            final_linear: weights.linear_scaled("final_layer.linear", d, config.in_channels, Bias::With, 0.02)?,
+        })
+    }
+
+    /// Time, guidance and pooled text as one vector; saves one entry per embedder in use.
+    fn condition(&self, input: &DenoiserInput) -> Result<(Conditioning, Vec<MlpSaved>)> {
+        let (mut vector, time_saved) = self.time_in.forward(&timestep_embedding(&input.time)?)?;
+        let mut saved = vec![time_saved];
+        if let Some(guidance_in) = &self.guidance_in {
+            let (embedded, guidance_saved) = guidance_in.forward(&timestep_embedding(&input.guidance)?)?;
+            vector = add(&vector, &embedded)?;
+            saved.push(guidance_saved);
+        }
+        let (embedded, pooled_saved) = self.vector_in.forward(&input.pooled)?;
+        saved.push(pooled_saved);
+        Ok((Conditioning::new(add(&vector, &embedded)?)?, saved))
+    }
+
+    /// Text tokens sit at position zero, image tokens at (0, row, column) of a square grid.
+    fn rotation(&self, l: usize, n: usize, dtype: DType) -> Result<Rotation> {
+        let side = (n as f64).sqrt() as usize;
+        if side * side != n {
+            return Err(Error::Invalid(format!("{n} image tokens do not form a square")));
+        }
+        let mut positions = vec![vec![0.0; 3]; l];
+        positions.extend((0..n).map(|i| vec![0.0, (i / side) as f64, (i % side) as f64]));
+        let like = Tensor::zeros(1, dtype, &Device::Cpu)?;
+        by_real!(like, T => Rotation::new::<T>(&positions, &self.config.axes_dim, self.config.theta))
+    }
+
+    /// Velocity `[B, N, C]` for the input and the text embedding `[B, L, D_text]`.
+    pub fn forward(&self, input: &DenoiserInput, text: &Tensor) -> Result<(Tensor, FluxSaved)> {
+        let (l, n) = (text.dim(1)?, input.latents.dim(1)?);
+        let (conditioning, embedders) = self.condition(input)?;
+        let rotation = self.rotation(l, n, text.dtype())?;
+        let mut image = self.img_in.forward(&input.latents)?;
+        let mut words = self.txt_in.forward(text)?;
+        let mut double = Vec::with_capacity(self.double_blocks.len());
+        for block in &self.double_blocks {
+            let (new_image, new_words, saved) = block.forward(&image, &words, &conditioning, &rotation)?;
+            (image, words) = (new_image, new_words);
+            double.push(saved);
+        }
+        let mut x = Tensor::cat(&[&words, &image], 1)?;
+        let mut single = Vec::with_capacity(self.single_blocks.len());
+        for block in &self.single_blocks {
+            let (y, saved) = block.forward(&x, &conditioning, &rotation)?;
+            x = y;
+            single.push(saved);
+        }
+        let last = x.narrow(1, l, n)?.contiguous()?;
+        let final_parts = self.final_modulation.forward(&conditioning)?;
+        let final_normed = modulated_norm(&last, &final_parts[0], &final_parts[1])?;
+        let velocity = self.final_linear.forward(&final_normed)?;
+        let saved = FluxSaved {
+            latents: input.latents.clone(),
+            text: text.clone(),
+            conditioning,
+            embedders,
+            rotation,
+            double,
+            single,
+            last,
+            final_parts,
+            final_normed,
+        };
+        Ok((velocity, saved))
+    }
+
+    /// Gradient of the text embedding `[B, L, D_text]` from `d_velocity` `[B, N, C]`; parameter gradients go to `gradients`.
+    pub fn vjp(&self, saved: &FluxSaved, d_velocity: &Tensor, gradients: &mut Gradients) -> Result<Tensor> {
+        let with = (&saved.conditioning, &saved.rotation);
+        let mut d_vector = ConditioningGradient::default();
+        let d_normed = self.final_linear.vjp(&saved.final_normed, d_velocity, gradients)?;
+        let (d_last, d_shift, d_scale) = modulated_norm_vjp(&saved.last, &saved.final_parts[1], &d_normed)?;
+        self.final_modulation.vjp(&saved.conditioning, &[d_shift, d_scale], gradients, &mut d_vector)?;
+
+        let (b, n, d) = d_last.dims3()?;
+        let l = saved.text.dim(1)?;
+        let mut dx = Tensor::cat(&[&Tensor::zeros((b, l, d), d_last.dtype(), d_last.device())?, &d_last], 1)?;
+        for (block, saved) in self.single_blocks.iter().zip(&saved.single).rev() {
+            dx = block.vjp(saved, with, &dx, gradients, &mut d_vector)?;
+        }
+        let mut d_words = dx.narrow(1, 0, l)?.contiguous()?;
+        let mut d_image = dx.narrow(1, l, n)?.contiguous()?;
+        for (block, saved) in self.double_blocks.iter().zip(&saved.double).rev() {
+            (d_image, d_words) = block.vjp(saved, with, (&d_image, &d_words), gradients, &mut d_vector)?;
+        }
+        self.img_in.parameter_vjp(&saved.latents, &d_image, gradients)?;
+        if let Some(d_vector) = d_vector.finish(&saved.conditioning)? {
+            for (embedder, saved) in self.embedders().into_iter().zip(&saved.embedders) {
+                embedder.vjp(saved, &d_vector, gradients)?;
+            }
+        }
+        self.txt_in.vjp(&saved.text, &d_words, gradients)
+    }
+
+    /// The embedders in use, in the order in which they are saved.
+    fn embedders(&self) -> Vec<&MlpEmbedder> {
+        std::iter::once(&self.time_in).chain(&self.guidance_in).chain([&self.vector_in]).collect()
+    }
+}
+
+impl Denoiser for Flux {
+    fn velocity(&self, input: &DenoiserInput, text: &Tensor) -> Result<Tensor> {
+        Ok(self.forward(input, text)?.0)
+    }
+
+    fn loss_and_text_gradient(&self, input: &DenoiserInput, text: &Tensor, target: &Tensor) -> Result<(f64, Tensor)> {
+        let (velocity, saved) = self.forward(input, text)?;
+        let (loss, d_velocity) = mean_squared_error(&velocity, target)?;
+        Ok((loss, self.vjp(&saved, &d_velocity, &mut Gradients::Frozen)?))
+    }
+}
+
+impl Parameters for Flux {
+    fn visit(&self, visitor: &mut dyn FnMut(&Param)) {
+        self.img_in.visit(visitor);
+        self.txt_in.visit(visitor);
+        self.embedders().into_iter().for_each(|embedder| embedder.visit(visitor));
+        self.double_blocks.iter().for_each(|block| block.visit(visitor));
+        self.single_blocks.iter().for_each(|block| block.visit(visitor));
+        self.final_modulation.visit(visitor);
+        self.final_linear.visit(visitor);
+    }
+    fn visit_mut(&mut self, visitor: &mut dyn FnMut(&mut Param)) {
+        self.img_in.visit_mut(visitor);
+        self.txt_in.visit_mut(visitor);
+        self.time_in.visit_mut(visitor);
+        self.guidance_in.iter_mut().for_each(|embedder| embedder.visit_mut(visitor));
+        self.vector_in.visit_mut(visitor);
+        self.double_blocks.iter_mut().for_each(|block| block.visit_mut(visitor));
+        self.single_blocks.iter_mut().for_each(|block| block.visit_mut(visitor));
+        self.final_modulation.visit_mut(visitor);
+        self.final_linear.visit_mut(visitor);
+    }
+}

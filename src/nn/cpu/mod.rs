@@ -1,0 +1,3 @@
+//! CPU kernels that need raw pointers; everything else in `nn` is safe code.
+
+pub mod gemm;

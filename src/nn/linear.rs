@@ -1,0 +1,153 @@
+//! Linear layers, frozen and trainable by the same code: y = x Wᵀ + b.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::cpu::gemm::{Into, Matrix, Threads, gemm};
+use super::param::{Gradients, Param, Parameters};
+use super::real::{Real, tensor, with_matrix, with_slice};
+use crate::by_real;
+use crate::error::{Error, Result};
+
+/// A linear layer with weight `[out, in]` and bias `[out]`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    pub weight: Param,
+    pub bias: Option<Param>,
+}
+
+impl Linear {
+    /// `x` `[.., in]` to `[.., out]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        linear(x, &self.weight.value, self.bias.as_ref().map(|bias| &bias.value))
+    }
+
+    /// Gradient with respect to the input, `[.., in]`, from `dy` `[.., out]`; parameter gradients go to `gradients`.
+    pub fn vjp(&self, x: &Tensor, dy: &Tensor, gradients: &mut Gradients) -> Result<Tensor> {
+        self.parameter_vjp(x, dy, gradients)?;
+        linear_input_vjp(dy, &self.weight.value)
+    }
+
+    /// Parameter gradients only, for the first layer of a network.
+    pub fn parameter_vjp(&self, x: &Tensor, dy: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        gradients.add(&self.weight, || linear_weight_vjp(x, dy))?;
+        if let Some(bias) = &self.bias {
+            gradients.add(bias, || column_sums(dy))?;
+        }
+        Ok(())
+    }
+}
+
+impl Parameters for Linear {
+    fn visit(&self, visitor: &mut dyn FnMut(&Param)) {
+        visitor(&self.weight);
+        self.bias.iter().for_each(visitor);
+    }
+    fn visit_mut(&mut self, visitor: &mut dyn FnMut(&mut Param)) {
+        visitor(&mut self.weight);
+        self.bias.iter_mut().for_each(visitor);
+    }
+}
+
+/// Rows and columns of a tensor seen as a matrix over its last dimension.
+pub(super) fn rows_columns(x: &Tensor) -> Result<(usize, usize)> {
+    let columns = *x.dims().last().ok_or_else(|| Error::Invalid("a scalar has no rows".into()))?;
+    Ok((x.elem_count() / columns.max(1), columns))
+}
+
+fn with_last_dim(x: &Tensor, last: usize) -> Vec<usize> {
+    let mut dims = x.dims().to_vec();
+    if let Some(dim) = dims.last_mut() {
+        *dim = last;
+    }
+    dims
+}
+
+/// x Wᵀ + b: `x` `[.., in]` contiguous, `weight` `[out, in]` (may be a view), `bias` `[out]`, to `[.., out]`.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    linear_sum(&[(x, weight)], bias)
+}
+
+/// The sum of several products `xᵢ Wᵢᵀ` plus a bias: a linear layer over concatenated inputs, without concatenating.
+pub fn linear_sum(parts: &[(&Tensor, &Tensor)], bias: Option<&Tensor>) -> Result<Tensor> {
+    let (x, weight) = parts.first().ok_or_else(|| Error::Invalid("a linear layer without input".into()))?;
+    by_real!(x, T => {
+        let (rows, outputs) = (rows_columns(x)?.0, weight.dim(0)?);
+        let mut y = vec![T::ZERO; rows * outputs];
+        if let Some(bias) = bias {
+            with_slice::<T, _>(bias, |bias| y.par_chunks_mut(outputs.max(1)).for_each(|row| row.copy_from_slice(bias)))?;
+        }
+        for (i, (x, weight)) in parts.iter().enumerate() {
+            let into = if i == 0 && bias.is_none() { Into::Replace } else { Into::Add };
+            product::<T>(&mut y, x, weight, false, into)?;
+        }
+        tensor(y, with_last_dim(x, outputs))
+    })
+}
+
+/// dx = dy W: `dy` `[.., out]` contiguous, `weight` `[out, in]` (may be a view), to `[.., in]`.
+pub fn linear_input_vjp(dy: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    linear_input_vjp_sum(&[(dy, weight)])
+}
+
+/// The sum of several `dyᵢ Wᵢ`: the input gradient where one input feeds several linear layers.
+pub fn linear_input_vjp_sum(parts: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
+    let (dy, weight) = parts.first().ok_or_else(|| Error::Invalid("a linear layer without output".into()))?;
+    by_real!(dy, T => {
+        let (rows, inputs) = (rows_columns(dy)?.0, weight.dim(1)?);
+        let mut dx = vec![T::ZERO; rows * inputs];
+        for (i, (dy, weight)) in parts.iter().enumerate() {
+            product::<T>(&mut dx, dy, weight, true, if i == 0 { Into::Replace } else { Into::Add })?;
+        }
+        tensor(dx, with_last_dim(dy, inputs))
+    })
+}
+
+/// out (+)= x Wᵀ, or x W where `plain`.
+fn product<T: Real>(out: &mut [T], x: &Tensor, weight: &Tensor, plain: bool, into: Into) -> Result<()> {
+    let (rows, inner) = rows_columns(x)?;
+    let (w_rows, w_columns) = weight.dims2()?;
+    let (expected, columns) = if plain { (w_rows, w_columns) } else { (w_columns, w_rows) };
+    if inner != expected || out.len() != rows * columns {
+        return Err(Error::Invalid(format!("cannot multiply {:?} with a weight {:?}", x.dims(), weight.dims())));
+    }
+    with_slice::<T, _>(x, |x| {
+        with_matrix::<T, _>(weight, |w, row_stride, column_stride| {
+            let w = Matrix { data: w, rows: w_rows, columns: w_columns, row_stride, column_stride };
+            let w = if plain { w } else { w.t() };
+            gemm(out, columns, Matrix::row_major(x, rows, inner, inner), w, T::ONE, into, Threads::All);
+        })
+    })?
+}
+
+/// dW = dyᵀ x: `x` `[.., in]`, `dy` `[.., out]`, to `[out, in]`.
+pub fn linear_weight_vjp(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    by_real!(x, T => {
+        let ((rows, inputs), (dy_rows, outputs)) = (rows_columns(x)?, rows_columns(dy)?);
+        if rows != dy_rows {
+            return Err(Error::Invalid(format!("inputs {:?} and output gradients {:?} do not match", x.dims(), dy.dims())));
+        }
+        let mut dw = vec![T::ZERO; outputs * inputs];
+        with_slice::<T, _>(x, |x| {
+            with_slice::<T, _>(dy, |dy| {
+                let (x, dy) = (Matrix::row_major(x, rows, inputs, inputs), Matrix::row_major(dy, rows, outputs, outputs));
+                gemm(&mut dw, inputs, dy.t(), x, T::ONE, Into::Replace, Threads::All);
+            })
+        })??;
+        tensor(dw, (outputs, inputs))
+    })
+}
+
+/// Sums over all rows: `[.., n]` to `[n]`, in row order.
+pub fn column_sums(x: &Tensor) -> Result<Tensor> {
+    by_real!(x, T => {
+        let (_, columns) = rows_columns(x)?;
+        let mut sums = vec![T::ZERO; columns];
+        with_slice::<T, _>(x, |x| {
+            for row in x.chunks_exact(columns.max(1)) {
+                sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += value);
+            }
+        })?;
+        tensor(sums, columns)
+    })
+}

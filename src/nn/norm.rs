@@ -1,0 +1,147 @@
+//! Row normalisations: root-mean-square norm with weight (T5), layer norm with per-item modulation (DiT).
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::linear::rows_columns;
+use super::real::{Real, tensor, vectorised, with_slice};
+use crate::by_real;
+use crate::error::Result;
+
+/// x / rms(x) · w: `x` `[.., D]`, `weight` `[D]` (T5LayerNorm: no mean, no bias).
+pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
+    by_real!(x, T => {
+        let (_, d) = rows_columns(x)?;
+        let mut y = vec![T::ZERO; x.elem_count()];
+        with_slice::<T, _>(x, |x| with_slice::<T, _>(weight, |w| {
+            y.par_chunks_mut(d * 16).zip(x.par_chunks(d * 16)).for_each(|(y, x)| vectorised(#[inline(always)] || {
+                for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                    let inverse = inverse_rms(x, epsilon);
+                    for i in 0..d {
+                        y[i] = x[i] * inverse * w[i];
+                    }
+                }
+            }));
+        }))??;
+        tensor(y, x.shape())
+    })
+}
+
+#[inline(always)]
+pub(super) fn inverse_rms<T: Real>(x: &[T], epsilon: f64) -> T {
+    let mut sum = T::ZERO;
+    for &x in x {
+        sum += x * x;
+    }
+    T::ONE / (sum / T::of(x.len() as f64) + T::of(epsilon)).root()
+}
+
+/// Backward of [`rms_norm`]: `(dx, dweight)` from `dy` `[.., D]`; `dweight` `[D]` is summed in row order.
+pub fn rms_norm_vjp(x: &Tensor, weight: &Tensor, epsilon: f64, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+    by_real!(x, T => {
+        let (_, d) = rows_columns(x)?;
+        let mut dx = vec![T::ZERO; x.elem_count()];
+        let mut dw = vec![T::ZERO; d];
+        with_slice::<T, _>(x, |x| with_slice::<T, _>(weight, |w| with_slice::<T, _>(dy, |dy| vectorised(#[inline(always)] || {
+            for ((dx, x), dy) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
+                rms_norm_vjp_row(x, w, epsilon, dy, dx, &mut dw);
+            }
+        }))))???;
+        Ok((tensor(dx, x.shape())?, tensor(dw, d)?))
+    })
+}
+
+/// One row of the backward of the root-mean-square norm; adds to `dw`.
+#[inline(always)]
+pub(super) fn rms_norm_vjp_row<T: Real>(x: &[T], w: &[T], epsilon: f64, dy: &[T], dx: &mut [T], dw: &mut [T]) {
+    let inverse = inverse_rms(x, epsilon);
+    let mut dot = T::ZERO;
+    for i in 0..x.len() {
+        dot += dy[i] * w[i] * x[i];
+        dw[i] += dy[i] * x[i] * inverse;
+    }
+    let shrink = dot * inverse * inverse * inverse / T::of(x.len() as f64);
+    for i in 0..x.len() {
+        dx[i] = dy[i] * w[i] * inverse - x[i] * shrink;
+    }
+}
+
+/// Epsilon of the affine-free layer norms of Flux (flux@802fb47 src/flux/modules/layers.py).
+const LAYER_NORM_EPSILON: f64 = 1e-6;
+
+/// (1 + scale) · layer_norm(x) + shift: `x` `[B, L, D]`, `shift` and `scale` `[B, D]`.
+pub fn modulated_norm(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    let (_, l, d) = x.dims3()?;
+    by_real!(x, T => {
+        let mut y = vec![T::ZERO; x.elem_count()];
+        with_slice::<T, _>(x, |x| with_slice::<T, _>(shift, |shift| with_slice::<T, _>(scale, |scale| {
+            y.par_chunks_mut(l * d).zip(x.par_chunks(l * d)).enumerate().for_each(|(b, (y, x))| vectorised(#[inline(always)] || {
+                let (shift, scale) = (&shift[b * d..(b + 1) * d], &scale[b * d..(b + 1) * d]);
+                for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                    let (mean, inverse) = moments(x);
+                    for i in 0..d {
+                        y[i] = (T::ONE + scale[i]) * ((x[i] - mean) * inverse) + shift[i];
+                    }
+                }
+            }));
+        })))???;
+        tensor(y, x.shape())
+    })
+}
+
+/// Mean and inverse standard deviation of a row.
+#[inline(always)]
+fn moments<T: Real>(x: &[T]) -> (T, T) {
+    let n = T::of(x.len() as f64);
+    let mut sum = T::ZERO;
+    for &x in x {
+        sum += x;
+    }
+    let mean = sum / n;
+    let mut squares = T::ZERO;
+    for &x in x {
+        squares += (x - mean) * (x - mean);
+    }
+    (mean, T::ONE / (squares / n + T::of(LAYER_NORM_EPSILON)).root())
+}
+
+/// Backward of [`modulated_norm`]: `(dx [B, L, D], dshift [B, D], dscale [B, D])` from `dy` `[B, L, D]`.
+pub fn modulated_norm_vjp(x: &Tensor, scale: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+    let (batch, l, d) = x.dims3()?;
+    by_real!(x, T => {
+        let mut dx = vec![T::ZERO; x.elem_count()];
+        let (mut dshift, mut dscale) = (vec![T::ZERO; batch * d], vec![T::ZERO; batch * d]);
+        with_slice::<T, _>(x, |x| with_slice::<T, _>(scale, |scale| with_slice::<T, _>(dy, |dy| {
+            let outputs = dx.par_chunks_mut(l * d).zip(dshift.par_chunks_mut(d).zip(dscale.par_chunks_mut(d)));
+            outputs.enumerate().for_each(|(b, (dx, (dshift, dscale)))| vectorised(#[inline(always)] || {
+                let at = b * l * d..(b + 1) * l * d;
+                let scale = &scale[b * d..(b + 1) * d];
+                let rows = dx.chunks_exact_mut(d).zip(x[at.clone()].chunks_exact(d)).zip(dy[at].chunks_exact(d));
+                for ((dx, x), dy) in rows {
+                    modulated_norm_vjp_row(x, scale, dy, dx, dshift, dscale);
+                }
+            }));
+        })))???;
+        Ok((tensor(dx, x.shape())?, tensor(dshift, (batch, d))?, tensor(dscale, (batch, d))?))
+    })
+}
+
+#[inline(always)]
+fn modulated_norm_vjp_row<T: Real>(x: &[T], scale: &[T], dy: &[T], dx: &mut [T], dshift: &mut [T], dscale: &mut [T]) {
+    let (mean, inverse) = moments(x);
+    let n = T::of(x.len() as f64);
+    let (mut sum, mut dot) = (T::ZERO, T::ZERO);
+    for i in 0..x.len() {
+        let normed = (x[i] - mean) * inverse;
+        let g = dy[i] * (T::ONE + scale[i]);
+        sum += g;
+        dot += g * normed;
+        dshift[i] += dy[i];
+        dscale[i] += dy[i] * normed;
+    }
+    let (sum, dot) = (sum / n, dot / n);
+    for i in 0..x.len() {
+        let normed = (x[i] - mean) * inverse;
+        dx[i] = inverse * (dy[i] * (T::ONE + scale[i]) - sum - normed * dot);
+    }
+}
