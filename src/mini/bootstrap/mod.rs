@@ -3,4 +3,7 @@
 pub mod autoencoder;
 pub mod clip;
 pub mod contrast;
+pub mod degrade;
+pub mod ocr;
+pub mod reader;
 pub mod trainer;
