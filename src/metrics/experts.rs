@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metrics::clip_score::ClipScorer;
 use crate::metrics::compbench;
 use crate::mini::reader::Reader;
@@ -90,9 +90,10 @@ impl Config {
     /// The text reader.
     pub fn load_ocr(&self, folder: &Path) -> Result<Found<OcrsReader>> {
         let [detection, recognition] = [&self.ocr_detection, &self.ocr_recognition].map(|file| folder.join(file));
-        found(&[&detection, &recognition], |hashes| {
-            let files = format!("{} {}, {} {}", name(&self.ocr_detection), hashes[0], name(&self.ocr_recognition), hashes[1]);
-            Ok(Expert { model: OcrsReader::load(&detection, &recognition)?, protocol: format!("ocrs 0.13 ({files})") })
+        found(&[&detection, &recognition], |_| {
+            let model = OcrsReader::load(&detection, &recognition)?;
+            let protocol = model.protocol().to_owned();
+            Ok(Expert { model, protocol })
         })
     }
 }

@@ -62,6 +62,7 @@ pub fn summarise(scores: &[ScoreRow], comparisons: &[Comparison], bootstrap: &Bo
 pub fn unit_and_direction(metric: &str) -> Result<(&'static str, &'static str)> {
     match metric {
         "clip_score" => Ok(("100·cos", "higher")),
+        "ocr_nothing_read" => Ok(("%", "lower")),
         COMPOSITION_MEAN => Ok(("%", "higher")),
         _ if metric.starts_with(COMPOSITION) || metric.starts_with("ocr_") => Ok(("%", "higher")),
         _ => Err(Error::Invalid(format!("metric `{metric}` has no declared unit; known: clip_score, compbench_*, ocr_*"))),
