@@ -1,6 +1,6 @@
 //! The command line: what can be asked for. Results go to stdout, everything else to stderr.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -87,7 +87,7 @@ const ALL: &str = "all";
 pub fn run(cli: Cli) -> Result<()> {
     let common = &cli.common;
     if let Command::Doctor = cli.command {
-        print!("{}", doctor::report(&common.root));
+        print!("{}", doctor::report(common.root()));
         return Ok(());
     }
     let pipeline = common.load()?;
@@ -124,8 +124,13 @@ pub fn run(cli: Cli) -> Result<()> {
 }
 
 impl Common {
+    /// The root; the current folder as an empty path, so that messages show `runs/…` and not `./runs/…`.
+    fn root(&self) -> &Path {
+        self.root.strip_prefix(".").unwrap_or(&self.root)
+    }
+
     fn load(&self) -> Result<Pipeline> {
-        let mut pipeline = Pipeline::load(&self.root, &self.pipeline)?;
+        let mut pipeline = Pipeline::load(self.root(), &self.pipeline)?;
         pipeline.context.force = self.force;
         Ok(pipeline)
     }

@@ -63,7 +63,7 @@ fn the_whole_chain_ends_with_the_report_and_is_fresh_afterwards() {
     let place = Place::with(SMALL);
     let first = place.run(&["run"]).succeeded();
     // The path of the report is the only thing on stdout.
-    assert_eq!(first.stdout.trim(), "./reports/small/index.html");
+    assert_eq!(first.stdout.trim(), "reports/small/index.html");
     let page = String::from_utf8(place.read("reports/small/index.html")).unwrap();
     assert!(page.contains("base-untrained") && !page.contains("<script src"), "the page lacks a student or loads a script");
     assert!(place.path("reports/index.html").exists());
