@@ -1,12 +1,14 @@
 //! The command line: what can be asked for. Results go to stdout, everything else to stderr.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Pipeline;
+use crate::config::{self, Pipeline};
 use crate::doctor;
 use crate::error::Result;
+use crate::mini::bootstrap::Part;
+use crate::stages::{Start, Step};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -30,7 +32,7 @@ pub struct Cli {
 #[derive(Debug, Args)]
 struct Common {
     /// The experiment: a name below `pipelines/`, or a path to a TOML file or its folder.
-    #[arg(long, default_value = "mini", global = true)]
+    #[arg(long, default_value = config::DEFAULT, global = true)]
     pipeline: String,
     /// Print what would run, what is fresh and why; load no weights, write no results.
     #[arg(long, global = true)]
@@ -47,43 +49,90 @@ struct Common {
 enum Command {
     /// Build the prompt tables with their data card and leak audit.
     BuildData,
-    /// All stages, from the prompts to the report.
+    /// Train the students against the frozen teacher; goes on where an earlier run stopped.
+    Distill {
+        /// A student of the pipeline, or `all`.
+        #[arg(long, default_value = ALL)]
+        student: String,
+    },
+    /// Make the images of the validation prompts.
+    Generate {
+        /// `teacher`, `real` (rendered ground truth), a student, or `all`.
+        #[arg(long, default_value = ALL)]
+        encoder: String,
+    },
+    /// Score the images of all encoders.
+    Evaluate,
+    /// Write the report and print its path.
+    Report,
+    /// All stages, from the prompts to the report; prints its path.
     Run,
+    /// Train the networks of the miniature world and write them into the pipeline's folder.
+    Bootstrap {
+        /// A part, or `all`.
+        #[arg(long, default_value = ALL)]
+        part: String,
+        /// Start from the weights that are already there.
+        #[arg(long = "continue")]
+        warm_start: bool,
+    },
     /// Say what this machine has and what the pipelines lack.
     Doctor,
 }
+
+/// Stands for every student or encoder.
+const ALL: &str = "all";
 
 /// Does what the command line asks for.
 pub fn run(cli: Cli) -> Result<()> {
     let common = &cli.common;
     if let Command::Doctor = cli.command {
-        println!("{}", doctor::report(&common.root));
+        print!("{}", doctor::report(common.root()));
         return Ok(());
     }
     let pipeline = common.load()?;
-    match cli.command {
-        Command::BuildData => common.go(&pipeline, vec![pipeline.build_data()?]),
-        Command::Run => common.go(&pipeline, pipeline.all()?),
-        Command::Doctor => Ok(()),
+    let chosen = |name: &str, all: Vec<String>| if name == ALL { all } else { vec![name.to_owned()] };
+    let steps: Vec<Step> = match &cli.command {
+        Command::BuildData => vec![pipeline.build_data()?],
+        Command::Distill { student } => {
+            chosen(student, pipeline.students()).iter().map(|name| pipeline.distill(name)).collect::<Result<_>>()?
+        }
+        Command::Generate { encoder } => {
+            chosen(encoder, pipeline.encoders()).iter().map(|name| pipeline.generate(name)).collect::<Result<_>>()?
+        }
+        Command::Evaluate => vec![pipeline.evaluate()?],
+        Command::Report => vec![pipeline.report()?],
+        Command::Run => pipeline.all()?,
+        Command::Bootstrap { part, warm_start } => {
+            let start = if *warm_start { Start::FromWeights } else { Start::Anew };
+            let all = Part::ALL.map(|part| part.name().to_owned()).to_vec();
+            chosen(part, all).iter().map(|name| pipeline.bootstrap(name, start)).collect::<Result<_>>()?
+        }
+        Command::Doctor => Vec::new(),
+    };
+    if common.dry_run {
+        for line in pipeline.plan(&steps)? {
+            println!("{line}");
+        }
+        return Ok(());
     }
+    pipeline.execute(steps)?;
+    if matches!(cli.command, Command::Report | Command::Run) {
+        println!("{}", pipeline.page().display());
+    }
+    Ok(())
 }
 
 impl Common {
-    fn load(&self) -> Result<Pipeline> {
-        let mut pipeline = Pipeline::load(&self.root, &self.pipeline)?;
-        pipeline.context.force = self.force;
-        Ok(pipeline)
+    /// The root; the current folder as an empty path, so that messages show `runs/…` and not `./runs/…`.
+    fn root(&self) -> &Path {
+        self.root.strip_prefix(".").unwrap_or(&self.root)
     }
 
-    /// Runs the steps, or prints the plan.
-    fn go(&self, pipeline: &Pipeline, steps: Vec<crate::stages::Step>) -> Result<()> {
-        if self.dry_run {
-            for line in pipeline.plan(&steps)? {
-                println!("{line}");
-            }
-            return Ok(());
-        }
-        pipeline.execute(steps)
+    fn load(&self) -> Result<Pipeline> {
+        let mut pipeline = Pipeline::load(self.root(), &self.pipeline)?;
+        pipeline.context.force = self.force;
+        Ok(pipeline)
     }
 }
 

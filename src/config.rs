@@ -1,15 +1,19 @@
 //! One TOML file is one whole experiment: the parts' own `Config`s, composed, with errors that name file, line and the
 //! nearest valid word.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data;
 use crate::error::{Error, Result};
+use crate::models::teacher::TeacherConfig;
 use crate::run::context::RunContext;
 use crate::run::files;
+use crate::{data, diffusion, distill, metrics, mini, report};
 
+/// The pipeline that runs where none is named.
+pub const DEFAULT: &str = "mini";
 /// Folder of the pipelines below the root.
 pub const PIPELINES: &str = "pipelines";
 /// File of a pipeline that has a folder of its own.
@@ -25,6 +29,34 @@ pub struct Experiment {
     /// Seed of every random stream.
     pub seed: u64,
     pub data: data::build::Config,
+    /// The frozen networks.
+    pub teacher: TeacherConfig,
+    /// The students, distilled in this order.
+    #[serde(default)]
+    pub student: Vec<distill::Config>,
+    #[serde(default)]
+    pub generate: diffusion::generate::Config,
+    #[serde(default)]
+    pub evaluate: metrics::evaluate::Config,
+    #[serde(default)]
+    pub report: report::Config,
+    /// How the networks of the miniature world were made.
+    #[serde(default)]
+    pub bootstrap: mini::bootstrap::Config,
+}
+
+impl Experiment {
+    /// Fails on what the parts cannot see alone.
+    fn check(&self) -> Result<()> {
+        let mut names = BTreeSet::new();
+        for student in &self.student {
+            student.validate()?;
+            if !names.insert(&student.name) {
+                return Err(Error::config(format!("two students are named `{}`", student.name), "give each [[student]] its own name"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// An experiment with the folders it works in.
@@ -45,6 +77,7 @@ impl Pipeline {
     pub fn load(root: &Path, name: &str) -> Result<Self> {
         let file = find(root, name)?;
         let experiment = read(&file)?;
+        experiment.check()?;
         let folder = file.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
         let context = RunContext::below(root, &name_of(&file), folder, experiment.seed);
         Ok(Self { experiment, context, root: root.to_owned(), file })
@@ -153,6 +186,24 @@ fn edit_distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The pipelines that come with the program.
+    const COMMITTED: [(&str, &str); 2] =
+        [("mini", include_str!("../pipelines/mini/pipeline.toml")), ("smoke", include_str!("../pipelines/smoke.toml"))];
+
+    #[test]
+    fn the_committed_pipelines_can_be_read() {
+        for (name, text) in COMMITTED {
+            parse(text, Path::new(name)).and_then(|experiment| experiment.check()).unwrap();
+        }
+    }
+
+    #[test]
+    fn two_students_of_one_name_are_refused() {
+        let text = COMMITTED[1].1.replace("base-naive", "base");
+        let error = parse(&text, Path::new("x.toml")).unwrap().check().unwrap_err();
+        assert!(error.to_string().contains("two students are named `base`"), "{error}");
+    }
 
     fn error_of(text: &str) -> Error {
         parse(text, Path::new("pipelines/x.toml")).unwrap_err()

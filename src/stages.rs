@@ -5,13 +5,27 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde_json::json;
 
-use crate::config::Pipeline;
-use crate::data;
+use crate::config::{self, Pipeline};
 use crate::error::{Error, Result};
+use crate::mini::bootstrap::{self, Part};
+use crate::models::card::{REAL, STUDENT_CARD, STUDENT_WEIGHTS, TEACHER};
 use crate::run::hashes::HashCache;
 use crate::run::interrupt;
 use crate::run::manifest::{Freshness, Input, Rerun, Stage, readable_seconds, unix_seconds};
+use crate::{data, diffusion, distill, metrics, report};
+
+/// How to get weights that are not there.
+const BOOTSTRAP_HINT: &str = "restore the file from the repository, or train it with `scaledown bootstrap`";
+
+/// Where the training of a network begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Anew,
+    /// At the weights that are already in the pipeline's folder.
+    FromWeights,
+}
 
 /// One stage and the work it stands for.
 pub struct Step<'a> {
@@ -31,14 +45,169 @@ impl Pipeline {
         Ok(Step { stage, body: Box::new(move || data::build::run(config, context).map(drop)) })
     }
 
-    /// Files committed with the pipeline that its stages read.
-    pub fn files(&self) -> Vec<PathBuf> {
-        self.experiment.data.file.iter().map(|file| self.context.datasets.join(&file.path)).collect()
+    /// The student `name`, distilled.
+    pub fn distill(&self, name: &str) -> Result<Step<'_>> {
+        let (experiment, context) = (&self.experiment, &self.context);
+        let Some(config) = experiment.student.iter().find(|student| student.name == name) else {
+            return Err(config::unknown("student", name, &self.students()));
+        };
+        config.validate()?;
+        let mut inputs = self.teacher_inputs();
+        let train = config.datasets.iter().map(|source| context.prompts(&source.dataset, "train"));
+        inputs.extend(train.map(|path| Input::new(path, "training prompts", self.hint("build-data"))));
+        inputs.extend(config.files(context).into_iter().map(|path| Input::new(path, "starting weights", BOOTSTRAP_HINT)));
+        let folder = context.student(name);
+        let files = [STUDENT_WEIGHTS, STUDENT_CARD, distill::log::TRAIN_LOG, distill::log::EVENTS];
+        let outputs = files.map(|file| folder.join(file)).to_vec();
+        let settings = json!({"student": config, "teacher": experiment.teacher});
+        let stage = self.stage(&format!("distill {name}"), folder, &settings, inputs, outputs)?;
+        Ok(Step { stage, body: Box::new(move || distill::run(config, &experiment.teacher, context).map(drop)) })
+    }
+
+    /// The images of one encoder: `teacher`, `real` or a student.
+    pub fn generate(&self, encoder: &str) -> Result<Step<'_>> {
+        let (experiment, context) = (&self.experiment, &self.context);
+        let encoders = self.encoders();
+        let Some(encoder) = encoders.into_iter().find(|name| name == encoder) else {
+            return Err(config::unknown("encoder", encoder, &self.encoders()));
+        };
+        let config = &experiment.generate;
+        let val = config.datasets.iter().map(|dataset| context.prompts(dataset, "val"));
+        let mut inputs: Vec<Input> = val.map(|path| Input::new(path, "validation prompts", self.hint("build-data"))).collect();
+        if encoder != REAL {
+            inputs.extend(self.teacher_inputs());
+        }
+        if self.students().contains(&encoder) {
+            let student = [STUDENT_WEIGHTS, STUDENT_CARD].map(|file| context.student(&encoder).join(file));
+            inputs.extend(student.map(|path| Input::new(path, "the student", self.hint("distill"))));
+        }
+        let folder = context.samples(&encoder);
+        let mut outputs = vec![folder.join("samples.parquet"), folder.join("images")];
+        outputs.extend((encoder != REAL).then(|| folder.join("embeddings.safetensors")));
+        let settings = json!({"generate": config, "teacher": experiment.teacher});
+        let stage = self.stage(&format!("generate {encoder}"), folder, &settings, inputs, outputs)?;
+        let body = move || diffusion::generate::run(config, &experiment.teacher, &encoder, context).map(drop);
+        Ok(Step { stage, body: Box::new(body) })
+    }
+
+    /// The scores of all images.
+    pub fn evaluate(&self) -> Result<Step<'_>> {
+        let (experiment, context) = (&self.experiment, &self.context);
+        let config = &experiment.evaluate;
+        let mut inputs = self.image_inputs();
+        inputs.extend(self.teacher_inputs());
+        // A judge that is not there is a reason in the report; one that appears makes the scores stale.
+        let judges = config.experts.files(&context.pipeline).into_iter().filter(|path| path.exists());
+        inputs.extend(judges.map(|path| Input::new(path, "a judge's weights", BOOTSTRAP_HINT)));
+        let folder = context.evaluation();
+        let outputs = ["scores.parquet", "summary.parquet", "skipped.json"].map(|file| folder.join(file)).to_vec();
+        let settings = json!({"evaluate": config, "teacher": experiment.teacher});
+        let mut stage = self.stage("evaluate", folder.clone(), &settings, inputs, outputs)?;
+        // Absent where no embeddings can be mapped.
+        stage.optional_outputs.push(folder.join("tsne.parquet"));
+        Ok(Step { stage, body: Box::new(move || metrics::evaluate::run(config, &experiment.teacher, context).map(drop)) })
+    }
+
+    /// The page.
+    pub fn report(&self) -> Result<Step<'_>> {
+        let (config, context) = (&self.experiment.report, &self.context);
+        let evaluation = context.evaluation();
+        let scores = ["scores.parquet", "summary.parquet", "skipped.json"].map(|file| evaluation.join(file));
+        let mut inputs: Vec<Input> = scores.map(|path| Input::new(path, "the scores", self.hint("evaluate"))).into();
+        inputs.extend(self.image_inputs());
+        let stage = self.stage("report", context.reports.clone(), config, inputs, vec![self.page()])?;
+        Ok(Step { stage, body: Box::new(move || report::run(config, context).map(drop)) })
+    }
+
+    /// Where the report appears.
+    pub fn page(&self) -> PathBuf {
+        self.context.reports.join("index.html")
+    }
+
+    /// One network of the miniature world, trained.
+    pub fn bootstrap(&self, name: &str, start: Start) -> Result<Step<'_>> {
+        let Some(part) = Part::named(name) else {
+            return Err(config::unknown("part", name, &Part::ALL.map(Part::name)));
+        };
+        let context = &self.context;
+        let config = match start {
+            Start::Anew => self.experiment.bootstrap.clone(),
+            Start::FromWeights => self.experiment.bootstrap.clone().warm_started(),
+        };
+        let below = |files: &[&str]| files.iter().map(|file| context.pipeline.join(file)).collect::<Vec<_>>();
+        let inputs = below(part.inputs()).into_iter().map(|path| Input::new(path, "an earlier part", "run `scaledown bootstrap` first"));
+        let measurements = part.measurements(context);
+        let mut outputs = below(part.outputs());
+        outputs.push(measurements.clone());
+        let folder = context.runs.join("bootstrap").join(name);
+        let stage = self.stage(&format!("bootstrap {name}"), folder, &config.of(part)?, inputs.collect(), outputs)?;
+        Ok(Step { stage, body: Box::new(move || bootstrap::run(&config, part, context)) })
     }
 
     /// Every stage, in order.
     pub fn all(&self) -> Result<Vec<Step<'_>>> {
-        Ok(vec![self.build_data()?])
+        let mut steps = vec![self.build_data()?];
+        for student in self.students() {
+            steps.push(self.distill(&student)?);
+        }
+        for encoder in self.encoders() {
+            steps.push(self.generate(&encoder)?);
+        }
+        steps.extend([self.evaluate()?, self.report()?]);
+        Ok(steps)
+    }
+
+    /// Names of the students, in the order of the TOML.
+    pub fn students(&self) -> Vec<String> {
+        self.experiment.student.iter().map(|student| student.name.clone()).collect()
+    }
+
+    /// Everything images are made with: rendered ground truth where the prompts have scenes, the teacher, the students.
+    pub fn encoders(&self) -> Vec<String> {
+        let real = self.experiment.data.mini.is_some().then(|| REAL.to_owned());
+        real.into_iter().chain([TEACHER.to_owned()]).chain(self.students()).collect()
+    }
+
+    /// Files committed with the pipeline that its stages read.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let (experiment, context) = (&self.experiment, &self.context);
+        let mut files = experiment.teacher.files(&context.pipeline);
+        files.extend(experiment.evaluate.experts.files(&context.pipeline));
+        files.extend(
+            experiment.student.iter().flat_map(|student| student.files(context)).filter(|path| path.starts_with(&context.pipeline)),
+        );
+        files.extend(experiment.data.file.iter().map(|file| context.datasets.join(&file.path)));
+        files.sort();
+        files.dedup();
+        files
+    }
+
+    fn teacher_inputs(&self) -> Vec<Input> {
+        let files = self.experiment.teacher.files(&self.context.pipeline);
+        files.into_iter().map(|path| Input::new(path, "weights of the teacher", BOOTSTRAP_HINT)).collect()
+    }
+
+    /// The images of every encoder with what the students are.
+    fn image_inputs(&self) -> Vec<Input> {
+        let mut inputs = Vec::new();
+        for encoder in self.encoders() {
+            let folder = self.context.samples(&encoder);
+            let mut files = vec![folder.join("samples.parquet"), folder.join("images")];
+            if encoder != REAL {
+                files.push(folder.join("embeddings.safetensors"));
+            }
+            inputs.extend(files.into_iter().map(|path| Input::new(path, format!("images of `{encoder}`"), self.hint("generate"))));
+            if self.students().contains(&encoder) {
+                let card = self.context.student(&encoder).join(STUDENT_CARD);
+                inputs.push(Input::new(card, format!("the card of `{encoder}`"), self.hint("distill")));
+            }
+        }
+        inputs
+    }
+
+    fn hint(&self, command: &str) -> String {
+        let pipeline = if self.context.name == config::DEFAULT { String::new() } else { format!(" --pipeline {}", self.context.name) };
+        format!("run `scaledown {command}{pipeline}` first")
     }
 
     fn stage(&self, name: &str, folder: PathBuf, config: &impl Serialize, inputs: Vec<Input>, outputs: Vec<PathBuf>) -> Result<Stage> {

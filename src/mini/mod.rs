@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod corpus;
 pub mod grammar;
+pub mod reader;
 pub mod render;
 pub mod scene;
 pub mod tokenizer_training;

@@ -76,7 +76,7 @@ impl ClipConfig {
             "clip-vit-base-patch32" => Ok(openai(tower(512, 12, 8), tower(768, 12, 12), 32, 512)),
             "clip-vit-large-patch14" => Ok(openai(tower(768, 12, 12), tower(1024, 24, 16), 14, 768)),
             "mini" => Ok(mini(tower(128, 3, 4), tower(128, 3, 4), 64)),
-            "smoke" => Ok(mini(tower(128, 1, 2), tower(32, 1, 2), 16)),
+            "smoke" => Ok(mini(tower(32, 1, 2), tower(32, 1, 2), 16)),
             _ => Err(Error::config(
                 format!("unknown CLIP `{name}`"),
                 "known are clip-vit-base-patch32, clip-vit-large-patch14, mini and smoke",

@@ -7,6 +7,7 @@ pub mod convolution;
 pub mod flux;
 pub mod group_norm;
 pub mod images;
+pub mod ocr;
 pub mod rows;
 pub mod student;
 pub mod t5;

@@ -44,6 +44,7 @@ pub fn memory() -> Option<(u64, u64)> {
 
 /// Free bytes on the disk that holds `path`, as `df` gives them.
 pub fn free_disk(path: &Path) -> Option<u64> {
+    let path = std::path::absolute(path.join(".")).ok()?;
     let output = Command::new("df").arg("-Pk").arg(path).output().ok().filter(|output| output.status.success())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     Some(text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()? * 1024)

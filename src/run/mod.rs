@@ -2,6 +2,7 @@
 
 pub mod alloc;
 pub mod context;
+pub mod evaluation;
 pub mod files;
 pub mod hashes;
 pub mod interrupt;

@@ -5,14 +5,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// Few prompts, so that a build takes a blink.
-pub const SMALL_DATA: &str = "\
-seed = 1
-
-[data.mini]
-train_prompts = 30
-val = { caption = 2, color = 2, spatial = 2, numeracy = 2, seen = 2, unseen = 2 }
-";
+/// The smoke pipeline: tiny random networks.
+pub const SMALL: &str = include_str!("../../pipelines/smoke.toml");
+/// The tokenizer it reads.
+const TOKENIZER: &[u8] = include_bytes!("../../pipelines/mini/tokenizer.json");
 
 /// A root folder with pipelines.
 pub struct Place {
@@ -32,6 +28,7 @@ impl Place {
     pub fn with(text: &str) -> Self {
         let place = Self { folder: tempfile::tempdir().unwrap() };
         place.write("pipelines/small.toml", text.as_bytes());
+        place.write("pipelines/mini/tokenizer.json", TOKENIZER);
         place
     }
 
@@ -47,6 +44,24 @@ impl Place {
         let path = self.path(file);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
+    }
+
+    /// The bytes of every file below `folder`, by path.
+    pub fn contents(&self, folder: &str) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+        let mut found = std::collections::BTreeMap::new();
+        let mut folders = vec![self.path(folder)];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let bytes = std::fs::read(&path).unwrap();
+                    found.insert(path, bytes);
+                }
+            }
+        }
+        found
     }
 
     pub fn read(&self, file: &str) -> Vec<u8> {

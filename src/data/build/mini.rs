@@ -71,8 +71,8 @@ pub struct Grammar {
     pub seed: u64,
 }
 
-/// Draws per wanted prompt before the grammar counts as exhausted.
-const DRAWS_PER_PROMPT: usize = 200;
+/// Draws in a row without a new prompt after which the grammar counts as exhausted.
+const FRUITLESS_DRAWS: usize = 5000;
 
 impl Grammar {
     /// `n` different prompts of one category and split.
@@ -80,13 +80,16 @@ impl Grammar {
         let purpose = format!("prompts {} {category} {}", dataset.name(), split.name());
         let mut known = BTreeSet::new();
         let mut prompts = Vec::with_capacity(n);
-        for item in 0..(n * DRAWS_PER_PROMPT) as u64 {
-            if prompts.len() == n {
+        let mut fruitless = 0;
+        for item in 0u64.. {
+            if prompts.len() == n || fruitless == FRUITLESS_DRAWS {
                 break;
             }
+            fruitless += 1;
             let key = Key { seed: self.seed, purpose: &purpose, item, draw: 0 };
             let (prompt, scene) = sample_prompt(dataset.name(), category, split, key)?;
             if known.insert(normal_form(&prompt)) {
+                fruitless = 0;
                 let json = serde_json::to_string(&scene).map_err(|error| Error::Invalid(format!("scene of `{prompt}`: {error}")))?;
                 prompts.push(RawPrompt {
                     dataset: dataset.name().into(),

@@ -229,6 +229,7 @@ fn quoted(prompt: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::schema::PromptRow;
 
     fn source(folder: &Path, file: &str, content: &[u8], edit: impl FnOnce(&mut FileConfig)) -> TextFile {
         files::write_bytes(&folder.join(file), content).unwrap();
@@ -271,15 +272,11 @@ mod tests {
         let rename = |config: &mut FileConfig| config.prompt_column = "caption".into();
         assert_eq!(source(folder, "a.csv", csv.as_bytes(), rename).read().unwrap(), text);
 
-        crate::table! { pub struct Caption { pub caption: String } }
-        let rows: Vec<_> = prompts.iter().map(|prompt| Caption { caption: (*prompt).into() }).collect();
-        Caption::write(&folder.join("a.parquet"), &rows).unwrap();
+        let rows: Vec<_> = prompts.iter().map(|prompt| PromptRow::new("any", "any", TRAIN, (*prompt).into(), None, None)).collect();
+        PromptRow::write(&folder.join("a.parquet"), &rows).unwrap();
         let bytes = std::fs::read(folder.join("a.parquet")).unwrap();
-        assert_eq!(source(folder, "a.parquet", &bytes, rename).read().unwrap(), text);
-        let limited = source(folder, "a.parquet", &bytes, |config| {
-            rename(config);
-            config.limit = Some(1);
-        });
+        assert_eq!(source(folder, "a.parquet", &bytes, |_| {}).read().unwrap(), text);
+        let limited = source(folder, "a.parquet", &bytes, |config| config.limit = Some(1));
         assert_eq!(limited.read().unwrap(), text[..1]);
     }
 

@@ -3,6 +3,194 @@
 pub mod autoencoder;
 pub mod clip;
 pub mod contrast;
+pub mod degrade;
 pub mod denoiser;
+pub mod ocr;
+pub mod reader;
 pub mod text_encoder;
 pub mod trainer;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::mini::tokenizer_training;
+use crate::run::context::RunContext;
+use crate::run::files;
+
+/// How every network is trained.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub autoencoder: autoencoder::Config,
+    pub clip: clip::Config,
+    /// Pretraining on text alone, of the teacher and of the students' encoders.
+    pub text_encoder: text_encoder::Config,
+    pub denoiser: denoiser::Config,
+    pub reader: reader::Config,
+    pub ocr: ocr::Config,
+}
+
+/// One thing that is trained, in an order in which each finds what it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Tokenizer,
+    TextEncoder,
+    StudentBase,
+    Autoencoder,
+    Clip,
+    Reader,
+    Ocr,
+    Denoiser,
+}
+
+impl Part {
+    /// Every part, in order.
+    pub const ALL: [Self; 8] =
+        [Self::Tokenizer, Self::TextEncoder, Self::StudentBase, Self::Autoencoder, Self::Clip, Self::Reader, Self::Ocr, Self::Denoiser];
+
+    /// As the command line says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tokenizer => "tokenizer",
+            Self::TextEncoder => "text-encoder",
+            Self::StudentBase => "student-base",
+            Self::Autoencoder => "autoencoder",
+            Self::Clip => "clip",
+            Self::Reader => "reader",
+            Self::Ocr => "ocr",
+            Self::Denoiser => "denoiser",
+        }
+    }
+
+    /// The part of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|part| part.name() == name)
+    }
+
+    /// Files in the pipeline's folder that it reads.
+    pub fn inputs(self) -> &'static [&'static str] {
+        match self {
+            Self::Tokenizer | Self::Autoencoder | Self::Reader | Self::Ocr => &[],
+            Self::TextEncoder | Self::StudentBase | Self::Clip => &["tokenizer.json"],
+            Self::Denoiser => &["tokenizer.json", "text-encoder.safetensors", "autoencoder.safetensors", "clip.safetensors"],
+        }
+    }
+
+    /// Files in the pipeline's folder that it writes.
+    pub fn outputs(self) -> &'static [&'static str] {
+        match self {
+            Self::Tokenizer => &["tokenizer.json"],
+            Self::TextEncoder => &["text-encoder.safetensors"],
+            Self::StudentBase => &["student-base.safetensors"],
+            Self::Autoencoder => &["autoencoder.safetensors"],
+            Self::Clip => &["clip.safetensors"],
+            Self::Reader => &["reader.safetensors"],
+            Self::Ocr => &["ocr-detection.onnx", "ocr-recognition.onnx"],
+            Self::Denoiser => &["denoiser.safetensors"],
+        }
+    }
+
+    /// Names of the training states that it keeps below `runs/<name>/bootstrap`.
+    fn checkpoints(self) -> &'static [&'static str] {
+        match self {
+            Self::Tokenizer => &[],
+            Self::Ocr => &["ocr-detection.safetensors", "ocr-recognition.safetensors"],
+            Self::Denoiser => &["denoiser.safetensors", "guidance.safetensors"],
+            _ => self.outputs(),
+        }
+    }
+
+    /// Where it writes what its networks are worth, measured on scenes or sentences that training never showed.
+    pub fn measurements(self, context: &RunContext) -> PathBuf {
+        context.runs.join("bootstrap").join(self.name()).join("measurements.json")
+    }
+}
+
+impl Config {
+    /// The same, starting from the weights that are already in the pipeline's folder; OCR always starts anew.
+    pub fn warm_started(mut self) -> Self {
+        for warm_start in [
+            &mut self.autoencoder.warm_start,
+            &mut self.clip.warm_start,
+            &mut self.text_encoder.warm_start,
+            &mut self.denoiser.warm_start,
+            &mut self.reader.warm_start,
+        ] {
+            *warm_start = true;
+        }
+        self
+    }
+
+    /// The settings of one part.
+    pub fn of(&self, part: Part) -> Result<serde_json::Value> {
+        match part {
+            Part::Tokenizer => Ok(serde_json::Value::Null),
+            Part::TextEncoder | Part::StudentBase => json(&self.text_encoder),
+            Part::Autoencoder => json(&self.autoencoder),
+            Part::Clip => json(&self.clip),
+            Part::Reader => json(&self.reader),
+            Part::Ocr => json(&self.ocr),
+            Part::Denoiser => json(&self.denoiser),
+        }
+    }
+}
+
+/// Trains one part (or goes on where an earlier call stopped) and writes its files and measurements.
+pub fn run(config: &Config, part: Part, context: &RunContext) -> Result<()> {
+    drop_other_checkpoints(config, part, context)?;
+    let measured = match part {
+        Part::Tokenizer => {
+            tokenizer_training::write(&context.pipeline.join("tokenizer.json"))?;
+            serde_json::Value::Null
+        }
+        Part::TextEncoder => json(&text_encoder::run(&config.text_encoder, part.name(), "mini-teacher", context)?)?,
+        Part::StudentBase => json(&text_encoder::run(&config.text_encoder, part.name(), "mini-base", context)?)?,
+        Part::Autoencoder => json(&autoencoder::run(&config.autoencoder, context)?)?,
+        Part::Clip => json(&clip::run(&config.clip, context)?)?,
+        Part::Reader => json(&reader::run(&config.reader, context)?)?,
+        Part::Ocr => json(&ocr::run(&config.ocr, context)?)?,
+        Part::Denoiser => json(&denoiser::run(&config.denoiser, context)?)?,
+    };
+    eprintln!("bootstrap {}: {measured}", part.name());
+    files::write_bytes(&part.measurements(context), measured.to_string().as_bytes())
+}
+
+/// Removes training states that another configuration, seed or input has left, and all of them where the run is forced.
+fn drop_other_checkpoints(config: &Config, part: Part, context: &RunContext) -> Result<()> {
+    let folder = context.runs.join("bootstrap");
+    let hashes = part.inputs().iter().map(|file| files::sha256_file(&context.pipeline.join(file))).collect::<Result<Vec<_>>>()?;
+    let recipe = serde_json::json!({"config": config.of(part)?, "seed": context.seed, "inputs": hashes}).to_string();
+    let path = folder.join(part.name()).join("recipe.json");
+    if context.force || std::fs::read(&path).ok().as_deref() != Some(recipe.as_bytes()) {
+        for checkpoint in part.checkpoints() {
+            let state = folder.join(checkpoint);
+            if state.exists() {
+                std::fs::remove_file(&state).map_err(Error::io("remove", &state))?;
+            }
+        }
+    }
+    files::write_bytes(&path, recipe.as_bytes())
+}
+
+fn json(value: &impl Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(value).map_err(|error| Error::Invalid(format!("cannot write as JSON: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_part_finds_its_inputs_among_earlier_outputs() {
+        let mut made = BTreeSet::new();
+        for part in Part::ALL {
+            assert!(part.inputs().iter().all(|file| made.contains(file)), "{}", part.name());
+            made.extend(part.outputs());
+            assert_eq!(Part::named(part.name()), Some(part));
+        }
+    }
+}

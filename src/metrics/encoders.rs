@@ -1,0 +1,250 @@
+//! What `evaluate` measures on the text encoders themselves: size, speed, the spread of their embeddings and the map.
+//! Also which encoders are compared with which.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::metrics::efficiency::{bytes, encode_latency};
+use crate::metrics::embeddings::spread;
+use crate::metrics::evaluate::{Config, Group, ImageSet, REAL, TEACHER};
+use crate::metrics::summary::{ALL, Comparison};
+use crate::metrics::tsne;
+use crate::models::TextEncoder;
+use crate::models::card::{STUDENT_CARD, StudentCard};
+use crate::models::teacher::TeacherConfig;
+use crate::models::tokenizer::Tokenizer;
+use crate::models::weights::read_safetensors;
+use crate::nn::param::Parameters;
+use crate::run::context::RunContext;
+use crate::run::evaluation::{Skipped, TsneRow};
+use crate::run::progress::Progress;
+use crate::run::results::{SampleRow, SummaryRow};
+use crate::run::interrupt;
+
+/// File of the mean-pooled text embeddings, beside the sample table; its one tensor is `text` `[n, D]`.
+const EMBEDDINGS: &str = "embeddings.safetensors";
+
+/// Every student against the teacher, against its untrained twin and, where it was distilled through the denoiser,
+/// against its naive twins (same architecture).
+pub fn comparisons(encoders: &[&str], context: &RunContext) -> Result<Vec<Comparison>> {
+    let cards = encoders.iter().filter(|&&name| name != TEACHER).map(|&name| Ok((name, card(name, context)?))).collect::<Result<Vec<_>>>()?;
+    let mut chosen = Vec::new();
+    for (name, own) in &cards {
+        let mut add = |versus: &str, retention| {
+            chosen.push(Comparison { encoder: (*name).into(), versus: versus.into(), retention });
+        };
+        if encoders.contains(&TEACHER) {
+            add(TEACHER, true);
+        }
+        let Some(own) = own else { continue };
+        for (other_name, other) in &cards {
+            let Some(other) = other.as_ref().filter(|other| other.preset == own.preset) else { continue };
+            match (own.objective.as_str(), other.objective.as_str()) {
+                ("vision" | "naive", "none") | ("vision", "naive") => add(other_name, false),
+                _ => {}
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+/// The card of a student; `None` for an encoder that `distill` did not make.
+fn card(encoder: &str, context: &RunContext) -> Result<Option<StudentCard>> {
+    let folder = context.student(encoder);
+    if folder.join(STUDENT_CARD).is_file() { StudentCard::read(&folder).map(Some) } else { Ok(None) }
+}
+
+/// Rows and reasons gathered about the encoders.
+pub struct Gathered<'a> {
+    pub config: &'a Config,
+    pub summary: Vec<SummaryRow>,
+    pub skipped: Vec<Skipped>,
+}
+
+impl Gathered<'_> {
+    /// Measures every encoder; returns the places on the t-SNE map, none where there is no map.
+    pub fn measure(&mut self, sets: &[ImageSet], teacher: &TeacherConfig, context: &RunContext) -> Result<Vec<TsneRow>> {
+        let sets: Vec<&ImageSet> = sets.iter().filter(|set| set.encoder != REAL).collect();
+        let wants = |group| self.config.metrics.contains(&group);
+        if wants(Group::Efficiency) {
+            self.efficiency(&sets, teacher, context)?;
+        }
+        let (wants_spread, wants_map) = (wants(Group::Embeddings), wants(Group::Tsne));
+        if !wants_spread && !wants_map {
+            return Ok(Vec::new());
+        }
+        let mut embedded = Vec::new();
+        for set in sets {
+            match read_embeddings(set)? {
+                Some(embeddings) => embedded.push((set.encoder.as_str(), embeddings)),
+                None => self.skip("embeddings", Some(&set.encoder), &format!("`{EMBEDDINGS}` is not beside its images")),
+            }
+        }
+        if wants_spread {
+            for (encoder, embeddings) in &embedded {
+                self.spread(encoder, embeddings);
+            }
+        }
+        if wants_map { self.map(&embedded) } else { Ok(Vec::new()) }
+    }
+
+    fn efficiency(&mut self, sets: &[&ImageSet], teacher: &TeacherConfig, context: &RunContext) -> Result<()> {
+        let tokenizer = context.pipeline.join(&teacher.tokenizer);
+        if !tokenizer.is_file() {
+            self.skip("efficiency", None, &format!("`{}` is not in the pipeline's folder", teacher.tokenizer.display()));
+            return Ok(());
+        }
+        let prompt = sets.iter().flat_map(|set| &set.rows).map(|row| row.prompt.as_str()).next().unwrap_or_default();
+        let ids = Tokenizer::load(&tokenizer)?.encode(&[prompt], teacher.token_length)?;
+        let mut progress = Progress::new("time text encoders", 0, sets.len() as u64);
+        for (i, set) in sets.iter().enumerate() {
+            interrupt::check()?;
+            if set.encoder == TEACHER {
+                let encoder = teacher.load_text_encoder(&context.pipeline, context.seed)?;
+                let n = encoder.count() as u64;
+                self.sizes_and_speed(TEACHER, [n, n], &encoder, &ids)?;
+            } else if let Some(card) = card(&set.encoder, context)? {
+                let student = card.load_student(&context.student(&set.encoder))?;
+                self.sizes_and_speed(&set.encoder, [card.parameters_without_projection, card.parameters], &student, &ids)?;
+            } else {
+                self.skip("efficiency", Some(&set.encoder), "it has no student card, so its network is not known");
+            }
+            progress.set(i as u64 + 1, &set.encoder);
+        }
+        progress.finish("");
+        Ok(())
+    }
+
+    fn sizes_and_speed(&mut self, encoder: &str, parameters: [u64; 2], network: &dyn TextEncoder, ids: &Tensor) -> Result<()> {
+        let [alone, with_projection] = parameters;
+        let exact = |metric: &str, value: u64, unit: &str, protocol: &str| {
+            let value = value as f64;
+            row(encoder, metric, [value, value, value], 1, (unit, "lower"), protocol)
+        };
+        self.summary.push(exact("parameters_encoder", alone, "weights", "counted, without projection"));
+        self.summary.push(exact("parameters", with_projection, "weights", "counted, with projection"));
+        self.summary.push(exact("bytes_f32", bytes(with_projection, 4), "bytes", "4 bytes a weight, with projection"));
+        self.summary.push(exact("bytes_bf16", bytes(with_projection, 2), "bytes", "2 bytes a weight, with projection"));
+        let latency = encode_latency(network, ids, self.config.latency_runs)?;
+        let values = [latency.median, latency.quartiles.0, latency.quartiles.1].map(|seconds| 1e3 * seconds);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let protocol = format!(
+            "median of {} runs with its quartiles (not a confidence interval), one prompt of {} tokens, f32, CPU with {threads} threads",
+            latency.runs,
+            ids.dim(1)?
+        );
+        self.summary.push(row(encoder, "encode_ms", values, latency.runs, ("ms", "lower"), &protocol));
+        Ok(())
+    }
+
+    fn spread(&mut self, encoder: &str, embeddings: &Embeddings) {
+        match spread(&embeddings.rows) {
+            Ok(spread) => {
+                let n = embeddings.rows.len() as u64;
+                let protocol = format!("mean-pooled text embeddings of {n} prompts; a description of this set, no interval");
+                let mut add = |metric: &str, value: f64, unit: &str| {
+                    let unbounded = [value, f64::NEG_INFINITY, f64::INFINITY];
+                    self.summary.push(row(encoder, metric, unbounded, n, (unit, "none"), &protocol));
+                };
+                add("effective_rank", spread.effective_rank, "directions");
+                add("mean_cosine", spread.mean_cosine, "cos");
+            }
+            Err(error) => self.skip("effective_rank", Some(encoder), &error.to_string()),
+        }
+    }
+
+    fn map(&mut self, embedded: &[(&str, Embeddings)]) -> Result<Vec<TsneRow>> {
+        let Some((_, first)) = embedded.first() else {
+            self.skip("tsne", None, "no encoder has text embeddings");
+            return Ok(Vec::new());
+        };
+        let shared: Vec<&SampleRow> = {
+            let common = |row: &&SampleRow| embedded.iter().all(|(_, other)| other.index.contains_key(&row.prompt_id));
+            first.prompts.iter().filter(common).collect()
+        };
+        // Evenly over the table, so that every prompt set is on the map.
+        let step = shared.len().div_ceil(self.config.tsne.prompts.max(1)).max(1);
+        let chosen: Vec<&SampleRow> = shared.into_iter().step_by(step).collect();
+        let points: Vec<(&str, &SampleRow)> = embedded.iter().flat_map(|(encoder, _)| chosen.iter().map(move |row| (*encoder, *row))).collect();
+        let rows: Vec<Vec<f64>> =
+            embedded.iter().flat_map(|(_, set)| chosen.iter().map(|row| set.rows[set.index[&row.prompt_id]].clone())).collect();
+        if rows.len() < tsne::POINTS || rows.iter().any(|row| row.len() != rows[0].len()) {
+            self.skip("tsne", None, &format!("{} embeddings of one width are too few for a map", rows.len()));
+            return Ok(Vec::new());
+        }
+        let places = tsne::map(&rows, &self.config.tsne)?;
+        let place = |((encoder, row), [x, y]): ((&str, &SampleRow), [f64; 2])| TsneRow {
+            encoder: encoder.into(),
+            prompt_id: row.prompt_id,
+            dataset: row.dataset.clone(),
+            category: row.category.clone(),
+            x,
+            y,
+        };
+        Ok(points.into_iter().zip(places).map(place).collect())
+    }
+
+    fn skip(&mut self, metric: &str, encoder: Option<&str>, reason: &str) {
+        self.skipped.push(Skipped { metric: metric.into(), encoder: encoder.map(str::to_owned), reason: reason.into() });
+    }
+}
+
+/// Mean-pooled text embeddings of one encoder.
+struct Embeddings {
+    /// One sample row per prompt, in the order of the embeddings.
+    prompts: Vec<SampleRow>,
+    /// `[n][D]`.
+    rows: Vec<Vec<f64>>,
+    /// Prompt id → row.
+    index: BTreeMap<u64, usize>,
+}
+
+fn read_embeddings(set: &ImageSet) -> Result<Option<Embeddings>> {
+    let path = set.folder.join(EMBEDDINGS);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let rows = read_text_tensor(&path)?;
+    let mut index = BTreeMap::new();
+    let mut prompts = Vec::new();
+    for row in &set.rows {
+        index.entry(row.prompt_id).or_insert_with(|| {
+            prompts.push(row.clone());
+            prompts.len() - 1
+        });
+    }
+    if rows.len() != prompts.len() {
+        let reason = format!("tensor `text` has {} rows, the sample table has {} prompts", rows.len(), prompts.len());
+        return Err(Error::format("set of text embeddings", path, reason));
+    }
+    Ok(Some(Embeddings { prompts, rows, index }))
+}
+
+/// The tensor `text` `[n, D]` in f64.
+fn read_text_tensor(path: &Path) -> Result<Vec<Vec<f64>>> {
+    let mut tensors = read_safetensors(path, &Device::Cpu)?;
+    let Some(text) = tensors.remove("text") else {
+        return Err(Error::WeightName { name: "text".into(), problem: "missing", path: path.into() });
+    };
+    Ok(text.to_dtype(DType::F64)?.to_vec2()?)
+}
+
+/// A row about an encoder as a whole; `[value, low, high]`, `(unit, direction)`.
+fn row(encoder: &str, metric: &str, [value, ci_low, ci_high]: [f64; 3], n: u64, unit: (&str, &str), protocol: &str) -> SummaryRow {
+    SummaryRow {
+        encoder: encoder.into(),
+        metric: metric.into(),
+        scope: ALL.into(),
+        versus: None,
+        value,
+        ci_low,
+        ci_high,
+        n,
+        unit: unit.0.into(),
+        direction: unit.1.into(),
+        protocol: protocol.into(),
+    }
+}

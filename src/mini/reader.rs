@@ -1,0 +1,442 @@
+//! The expert of the miniature world: one convolutional network that finds the objects of a picture with noun, colour,
+//! place and size, and names the background. It plays the parts that BLIP-VQA and UniDet have in the published protocol,
+//! behind the same traits. Like them it has seen every combination, also those held out from the text encoders.
+
+// B batch, H height, W width, C channels.
+
+use std::path::Path;
+
+use candle_core::{D, DType, Device, Tensor};
+use image::RgbImage;
+use image::imageops::FilterType;
+
+use super::scene::{Kind, Object, Scene, Split};
+use super::words::{Background, Colour, Noun, Relation};
+use super::{render, scene};
+use crate::error::{Error, Result};
+use crate::models::convolution::{Walk, convolve};
+use crate::models::images::to_tensor;
+use crate::models::weights::{Init, Weights};
+use crate::models::{Detection, Detector, PixelBox, Vqa};
+use crate::run::rng;
+
+/// Side of the pictures the network sees, in pixels; others are resized to it.
+pub const SIDE: usize = 64;
+/// Cells along each side.
+pub const CELLS: usize = 8;
+/// Pixels per cell.
+pub const CELL: f64 = (SIDE / CELLS) as f64;
+/// Objectness from which a cell holds an object.
+const THRESHOLD: f64 = 0.5;
+/// Overlap (intersection over union) from which two boxes are the same object.
+const SAME_OBJECT: f64 = 0.4;
+
+const WIDTHS: [usize; 3] = [24, 48, 80];
+const BLOCKS: usize = 3;
+/// Numbers per cell that say where the object's box lies: centre x, y from the cell's own, width, height; in cells.
+pub const BOX: usize = 4;
+const OUTPUTS: usize = 1 + BOX + Noun::COUNT + Colour::COUNT;
+
+/// Weight and bias of one convolution.
+struct Conv(Tensor, Tensor);
+
+impl Conv {
+    fn new(weights: &Weights, name: &str, [to, from, kernel]: [usize; 3]) -> Result<Self> {
+        let weights = weights.pp(name);
+        let spread = (2.0 / (from * kernel * kernel) as f64).sqrt();
+        Ok(Self(
+            weights.tensor("weight", &[to, from, kernel, kernel], Init::Normal(spread))?,
+            weights.tensor("bias", &[to], Init::Zeros)?,
+        ))
+    }
+
+    fn forward(&self, x: &Tensor, walk: Walk) -> Result<Tensor> {
+        convolve(x, &self.0, &self.1, walk)
+    }
+}
+
+/// What the network says about a batch, as logits; cells are in rows from the top left.
+pub struct Outputs {
+    /// `[B, 8, 8, 1]`
+    pub objectness: Tensor,
+    /// `[B, 8, 8, 4]`, see [`BOX`].
+    pub boxes: Tensor,
+    /// `[B, 8, 8, nouns]`
+    pub nouns: Tensor,
+    /// `[B, 8, 8, colours]`
+    pub colours: Tensor,
+    /// `[B, backgrounds]`
+    pub background: Tensor,
+}
+
+/// The network.
+pub struct Reader {
+    stem: [Conv; 4],
+    blocks: Vec<Conv>,
+    cells: Conv,
+    background: Conv,
+}
+
+/// One object as the reader sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeenObject {
+    pub noun: Noun,
+    pub colour: Colour,
+    /// Probability that there is an object at all.
+    pub objectness: f64,
+    /// Probability of each noun, by index.
+    pub noun_probabilities: Vec<f64>,
+    /// Probability of each colour, by index.
+    pub colour_probabilities: Vec<f64>,
+    /// In pixels of the image given.
+    pub bounds: PixelBox,
+}
+
+/// The reader's own accuracy on fresh renders: what no generated picture can exceed by more than chance.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Ceilings {
+    /// Share of objects that are found at their place with the right noun.
+    pub object: f64,
+    /// Share of objects whose noun and colour are right.
+    pub colour: f64,
+    /// Share of scenes in which the number of objects found is the true one.
+    pub count: f64,
+    /// Share of spatial scenes in which both nouns are found and their centres stand in the right relation.
+    pub relation: f64,
+    /// Share of scenes whose background is right.
+    pub background: f64,
+    pub n_scenes: u64,
+}
+
+/// The cell that is responsible for an object with this centre (pixels of the 64-px picture) along one axis. Anchors, which
+/// are multiples of 8, lie in the middle of the range of their cell, so that small shifts do not change it.
+pub fn cell_of(centre: f64) -> usize {
+    (centre / CELL - 1.0).round().clamp(0.0, (CELLS - 1) as f64) as usize
+}
+
+/// Where a cell expects its object, in pixels of the 64-px picture.
+pub fn cell_centre(cell: usize) -> f64 {
+    (cell + 1) as f64 * CELL
+}
+
+impl Reader {
+    /// The network with the given weights.
+    pub fn new(weights: &Weights) -> Result<Self> {
+        let [a, b, c] = WIDTHS;
+        let stem = |i: usize, sizes| Conv::new(weights, &format!("stem.{i}"), sizes);
+        Ok(Self {
+            stem: [stem(0, [a, 3, 3])?, stem(1, [b, a, 3])?, stem(2, [b, b, 3])?, stem(3, [c, b, 3])?],
+            blocks: (0..BLOCKS).map(|i| Conv::new(weights, &format!("blocks.{i}"), [c, c, 3])).collect::<Result<_>>()?,
+            cells: Conv::new(weights, "cells", [OUTPUTS, c, 1])?,
+            background: Conv::new(weights, "background", [Background::COUNT, c, 1])?,
+        })
+    }
+
+    /// Loads `reader.safetensors`.
+    pub fn load(path: &Path) -> Result<Self> {
+        let weights = Weights::load(path, DType::F32, &Device::Cpu)?;
+        let reader = Self::new(&weights)?;
+        weights.finish()?;
+        Ok(reader)
+    }
+
+    /// Looks at images `[B, 3, 64, 64]` in [-1, 1].
+    pub fn forward(&self, images: &Tensor) -> Result<Outputs> {
+        let mut x = images.permute((0, 2, 3, 1))?.contiguous()?;
+        for (conv, walk) in self.stem.iter().zip([Walk::Halve, Walk::Halve, Walk::Same, Walk::Halve]) {
+            x = conv.forward(&x, walk)?.relu()?;
+        }
+        for conv in &self.blocks {
+            x = (&x + conv.forward(&x, Walk::Same)?.relu()?)?;
+        }
+        let cells = self.cells.forward(&x, Walk::Same)?;
+        let background = self.background.forward(&x, Walk::Same)?.mean((1, 2))?;
+        let part = |start: usize, n: usize| cells.narrow(D::Minus1, start, n);
+        Ok(Outputs {
+            objectness: part(0, 1)?,
+            boxes: part(1, BOX)?,
+            nouns: part(1 + BOX, Noun::COUNT)?,
+            colours: part(1 + BOX + Noun::COUNT, Colour::COUNT)?,
+            background,
+        })
+    }
+
+    /// The objects of a picture, surest first.
+    pub fn objects(&self, image: &RgbImage) -> Result<Vec<SeenObject>> {
+        Ok(self.look(image)?.0)
+    }
+
+    /// The background of a picture and its probability.
+    pub fn background(&self, image: &RgbImage) -> Result<(Background, f64)> {
+        let probabilities = self.look(image)?.1;
+        let best = argmax(&probabilities);
+        let background = Background::all().nth(best).ok_or_else(|| Error::Invalid("the world has no background".into()))?;
+        Ok((background, probabilities[best]))
+    }
+
+    fn look(&self, image: &RgbImage) -> Result<(Vec<SeenObject>, Vec<f64>)> {
+        let (width, height) = image.dimensions();
+        let side = SIDE as u32;
+        let fitted;
+        let seen = if (width, height) == (side, side) {
+            image
+        } else {
+            fitted = image::imageops::resize(image, side, side, FilterType::Triangle);
+            &fitted
+        };
+        let outputs = self.forward(&to_tensor(std::slice::from_ref(seen))?)?;
+        let rows = |tensor: &Tensor| -> Result<Vec<Vec<f64>>> {
+            Ok(tensor.squeeze(0)?.flatten(0, 1)?.to_dtype(DType::F64)?.to_vec2()?)
+        };
+        let (objectness, boxes) = (rows(&outputs.objectness)?, rows(&outputs.boxes)?);
+        let (nouns, colours) = (rows(&outputs.nouns)?, rows(&outputs.colours)?);
+        let scale = [f64::from(width) / SIDE as f64, f64::from(height) / SIDE as f64];
+        let mut found = Vec::new();
+        for cell in 0..CELLS * CELLS {
+            let objectness = 1.0 / (1.0 + (-objectness[cell][0]).exp());
+            if !objectness.is_finite() {
+                return Err(Error::NonFinite { name: "objectness".into(), context: format!("cell {cell}") });
+            }
+            if objectness < THRESHOLD {
+                continue;
+            }
+            let (noun_probabilities, colour_probabilities) = (softmax(&nouns[cell]), softmax(&colours[cell]));
+            let (noun, colour) = (Noun::all().nth(argmax(&noun_probabilities)), Colour::all().nth(argmax(&colour_probabilities)));
+            let (Some(noun), Some(colour)) = (noun, colour) else { continue };
+            let [x, y] = [boxes[cell][0] * CELL + cell_centre(cell % CELLS), boxes[cell][1] * CELL + cell_centre(cell / CELLS)];
+            let [half_w, half_h] = [boxes[cell][2], boxes[cell][3]].map(|size| (size * CELL / 2.0).max(0.5));
+            let bounds = PixelBox {
+                x0: (x - half_w) * scale[0],
+                y0: (y - half_h) * scale[1],
+                x1: (x + half_w) * scale[0],
+                y1: (y + half_h) * scale[1],
+            };
+            found.push(SeenObject { noun, colour, objectness, noun_probabilities, colour_probabilities, bounds });
+        }
+        found.sort_by(|a, b| b.objectness.total_cmp(&a.objectness));
+        // One object may light two neighbouring cells: the surer one stays.
+        let mut kept: Vec<SeenObject> = Vec::new();
+        for object in found {
+            if kept.iter().all(|other| overlap(&other.bounds, &object.bounds) < SAME_OBJECT) {
+                kept.push(object);
+            }
+        }
+        let background = outputs.background.squeeze(0)?.to_dtype(DType::F64)?.to_vec1()?;
+        Ok((kept, softmax(&background)))
+    }
+
+    /// Accuracy on `n` fresh clean renders of validation scenes (which show held-out combinations).
+    pub fn ceilings(&self, n: u64, seed: u64) -> Result<Ceilings> {
+        let (mut n_objects, mut objects, mut colours, mut counts, mut n_spatial, mut relations, mut backgrounds) = (0, 0, 0, 0, 0, 0, 0);
+        for item in 0..n {
+            let key = rng::Key { seed, purpose: "reader ceiling", item, draw: 0 };
+            let scene = Scene::sample(&mut rng::stream(key), Split::Val);
+            let (seen, background) = self.look(&render::render(&scene, SIDE as u32))?;
+            for object in &scene.objects {
+                let here = |seen: &&SeenObject| distance(centre(&seen.bounds), object.centre) < CELL;
+                let named = seen.iter().filter(here).find(|seen| seen.noun == object.noun);
+                n_objects += 1;
+                objects += u64::from(named.is_some());
+                colours += u64::from(named.is_some_and(|seen| seen.colour == object.colour));
+            }
+            counts += u64::from(seen.len() == scene.count());
+            if scene.kind == Kind::Spatial {
+                n_spatial += 1;
+                relations += u64::from(relation_holds(&scene, &seen));
+            }
+            backgrounds += u64::from(argmax(&background) == scene.background.index());
+        }
+        if n_objects == 0 || n_spatial == 0 {
+            return Err(Error::Invalid(format!("{n} scenes are too few to measure the reader on")));
+        }
+        let share = |count: u64, of: u64| count as f64 / of as f64;
+        Ok(Ceilings {
+            object: share(objects, n_objects),
+            colour: share(colours, n_objects),
+            count: share(counts, n),
+            relation: share(relations, n_spatial),
+            background: share(backgrounds, n),
+            n_scenes: n,
+        })
+    }
+}
+
+impl Detector for Reader {
+    /// Label: the likeliest noun; score: objectness times its probability.
+    fn detect(&self, image: &RgbImage) -> Result<Vec<Detection>> {
+        let score = |seen: &SeenObject| seen.objectness * seen.noun_probabilities[seen.noun.index()];
+        let mut found: Vec<Detection> = self
+            .objects(image)?
+            .iter()
+            .map(|seen| Detection { label: seen.noun.name().to_owned(), score: score(seen), bounds: seen.bounds })
+            .collect();
+        found.sort_by(|a, b| b.score.total_cmp(&a.score));
+        Ok(found)
+    }
+}
+
+impl Vqa for Reader {
+    /// Each object found fits the phrase with probability objectness · P(noun) · P(colour), without the last factor where
+    /// the phrase names no colour. "a red car" asks for the best fit; "three red cars" for the probability that exactly
+    /// three fit, objects being independent.
+    fn probability_of_yes(&self, image: &RgbImage, phrase: &str) -> Result<f64> {
+        let asked = Phrase::parse(phrase)?;
+        let fit = |seen: &SeenObject| {
+            let colour = asked.colour.map_or(1.0, |colour| seen.colour_probabilities[colour.index()]);
+            seen.objectness * seen.noun_probabilities[asked.noun.index()] * colour
+        };
+        let fits: Vec<f64> = self.objects(image)?.iter().map(fit).collect();
+        Ok(match asked.count {
+            None => fits.iter().copied().fold(0.0, f64::max),
+            Some(count) => exactly(count, &fits),
+        })
+    }
+}
+
+/// A noun phrase of the grammar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Phrase {
+    /// None for "a", "an", "the" and a bare noun: at least one.
+    count: Option<usize>,
+    colour: Option<Colour>,
+    noun: Noun,
+}
+
+impl Phrase {
+    /// Reads `[a|an|the|one|two|three|four] [colour] noun`, the noun in the singular or plural; case does not matter.
+    fn parse(phrase: &str) -> Result<Self> {
+        let unknown = |what: &str| Error::Invalid(format!("the mini reader cannot answer `{phrase}`: {what}"));
+        let lower = phrase.trim().trim_end_matches(['?', '.']).to_lowercase();
+        let mut words: Vec<&str> = lower.split_whitespace().collect();
+        let last = words.pop().ok_or_else(|| unknown("it is empty"))?;
+        let noun = Noun::all().find(|noun| noun.name() == last || noun.plural() == last);
+        let noun = noun.ok_or_else(|| unknown(&format!("`{last}` is no noun of the miniature world")))?;
+        let colour = words.last().and_then(|word| Colour::named(word));
+        if colour.is_some() {
+            words.pop();
+        }
+        let count = match words[..] {
+            [] | ["a" | "an" | "the"] => None,
+            ["one"] => Some(1),
+            [word] => Some((2..=4).find(|&n| super::words::number_word(n) == Some(word)).ok_or_else(|| unknown(word))?),
+            _ => return Err(unknown(&words.join(" "))),
+        };
+        Ok(Self { count, colour, noun })
+    }
+}
+
+/// Probability that exactly `count` of independent events with the given probabilities happen.
+fn exactly(count: usize, probabilities: &[f64]) -> f64 {
+    let mut distribution = vec![0.0; probabilities.len() + 1];
+    distribution[0] = 1.0;
+    for (n, p) in probabilities.iter().enumerate() {
+        for k in (0..=n + 1).rev() {
+            let before = if k > 0 { distribution[k - 1] } else { 0.0 };
+            distribution[k] = distribution[k] * (1.0 - p) + before * p;
+        }
+    }
+    distribution.get(count).copied().unwrap_or(0.0)
+}
+
+/// The box of an object in an image of 64 px, as the network's targets: centre from the cell's, width and height; in cells.
+pub fn box_target(object: &Object, shift: [f64; 2]) -> [f64; BOX] {
+    let bounds = render::bounds(object, SIDE as u32);
+    let [x, y] = [object.centre[0] + shift[0], object.centre[1] + shift[1]];
+    [
+        (x - cell_centre(cell_of(x))) / CELL,
+        (y - cell_centre(cell_of(y))) / CELL,
+        (bounds.x1 - bounds.x0) / CELL,
+        (bounds.y1 - bounds.y0) / CELL,
+    ]
+}
+
+fn relation_holds(scene: &Scene, seen: &[SeenObject]) -> bool {
+    let place = |object: &scene::Object| seen.iter().find(|seen| seen.noun == object.noun).map(|seen| centre(&seen.bounds));
+    let [first, second] = &scene.objects[..] else { return false };
+    let (Some([ax, ay]), Some([bx, by]), Some(relation)) = (place(first), place(second), scene.relation) else { return false };
+    let sideways = (ax - bx).abs() > (ay - by).abs();
+    match relation {
+        Relation::Left => sideways && ax < bx,
+        Relation::Right => sideways && ax > bx,
+        Relation::Top => !sideways && ay < by,
+        Relation::Bottom => !sideways && ay > by,
+    }
+}
+
+fn centre(bounds: &PixelBox) -> [f64; 2] {
+    [(bounds.x0 + bounds.x1) / 2.0, (bounds.y0 + bounds.y1) / 2.0]
+}
+
+fn distance(a: [f64; 2], b: [f64; 2]) -> f64 {
+    (a[0] - b[0]).hypot(a[1] - b[1])
+}
+
+/// Intersection over union.
+fn overlap(a: &PixelBox, b: &PixelBox) -> f64 {
+    let area = |b: &PixelBox| (b.x1 - b.x0) * (b.y1 - b.y0);
+    let common = (a.x1.min(b.x1) - a.x0.max(b.x0)).max(0.0) * (a.y1.min(b.y1) - a.y0.max(b.y0)).max(0.0);
+    common / (area(a) + area(b) - common)
+}
+
+fn softmax(logits: &[f64]) -> Vec<f64> {
+    let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let powers: Vec<f64> = logits.iter().map(|v| (v - highest).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.into_iter().map(|v| v / sum).collect()
+}
+
+/// Place of the highest value.
+fn argmax(values: &[f64]) -> usize {
+    (0..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phrases_of_the_grammar_are_read() {
+        let (car, red) = (Noun::named("car").unwrap(), Colour::named("red").unwrap());
+        let parse = |text| Phrase::parse(text).unwrap();
+        assert_eq!(parse("a red car?"), Phrase { count: None, colour: Some(red), noun: car });
+        assert_eq!(parse("A car"), Phrase { count: None, colour: None, noun: car });
+        assert_eq!(parse("three red cars"), Phrase { count: Some(3), colour: Some(red), noun: car });
+        for (text, reason) in [("a red sofa", "sofa"), ("", "empty"), ("a shiny car", "shiny"), ("nine cars", "nine")] {
+            assert!(Phrase::parse(text).unwrap_err().to_string().contains(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_colour_phrase_of_a_scene_can_be_asked() {
+        for item in 0..200 {
+            let key = rng::Key { seed: 1, purpose: "test", item, draw: 0 };
+            let scene = Scene::sample(&mut rng::stream(key), Split::Val);
+            assert!(scene.phrases().iter().all(|phrase| Phrase::parse(phrase).is_ok()));
+        }
+    }
+
+    #[test]
+    fn exact_counts_follow_the_poisson_binomial_law() {
+        let p = [0.5, 0.2];
+        for (count, expected) in [(0, 0.4), (1, 0.5), (2, 0.1), (3, 0.0)] {
+            assert!((exactly(count, &p) - expected).abs() < 1e-12);
+        }
+        assert_eq!(exactly(2, &[1.0, 1.0, 0.0]), 1.0);
+    }
+
+    #[test]
+    fn anchors_stay_in_their_cell_when_shifted_a_little() {
+        for anchor in [16.0, 32.0, 48.0] {
+            assert!((-3..=3).all(|shift| cell_of(anchor + f64::from(shift)) == cell_of(anchor)));
+            assert_eq!(cell_centre(cell_of(anchor)), anchor);
+        }
+    }
+
+    #[test]
+    fn overlap_is_one_third_for_half_shifted_squares() {
+        let a = PixelBox { x0: 0.0, y0: 0.0, x1: 2.0, y1: 2.0 };
+        let b = PixelBox { x0: 1.0, x1: 3.0, ..a };
+        assert!((overlap(&a, &b) - 1.0 / 3.0).abs() < 1e-12);
+        assert_eq!(overlap(&a, &a), 1.0);
+    }
+}

@@ -1,0 +1,95 @@
+//! The published numbers of the paper, embedded as data.
+
+use serde::Deserialize;
+
+use super::table::{Cell, Table};
+use crate::error::{Error, Result};
+
+const PUBLISHED: &str = include_str!("../../datasets/paper-results.toml");
+
+/// All published tables.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    pub source: String,
+    pub protocol: String,
+    #[serde(rename = "table")]
+    pub tables: Vec<PublishedTable>,
+}
+
+/// One published table, or the part of one whose columns share a direction.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedTable {
+    pub number: u64,
+    pub title: String,
+    pub columns: Vec<String>,
+    pub direction: String,
+    pub rows: Vec<PublishedRow>,
+}
+
+/// One model's line.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedRow {
+    pub model: String,
+    pub values: Vec<f64>,
+}
+
+impl Published {
+    /// Reads the embedded tables.
+    ///
+    /// # Errors
+    /// A row with more or fewer cells than its table has columns.
+    pub fn read() -> Result<Self> {
+        let path = "datasets/paper-results.toml";
+        let published: Self = toml::from_str(PUBLISHED).map_err(|error| Error::format("table of published numbers", path, error))?;
+        for table in &published.tables {
+            if let Some(row) = table.rows.iter().find(|row| row.values.len() != table.columns.len()) {
+                let reason = format!("`{}` has {} cells for {} columns", row.model, row.values.len(), table.columns.len());
+                return Err(Error::format("table of published numbers", path, reason));
+            }
+        }
+        Ok(published)
+    }
+
+    /// The tables of the given numbers as HTML.
+    pub fn html(&self, numbers: &[u64]) -> String {
+        self.tables.iter().filter(|table| numbers.contains(&table.number)).map(|table| table.html(&self.protocol)).collect()
+    }
+}
+
+impl PublishedTable {
+    fn html(&self, protocol: &str) -> String {
+        let caption = format!("Paper, Table {}: {} ({protocol}; other models, not comparable in value)", self.number, self.title);
+        let table = Table::new(&caption).column("Model", None);
+        let mut table = self.columns.iter().fold(table, |table, column| table.column(column, None));
+        for row in &self.rows {
+            let cells = row.values.iter().map(|&value| Cell::number(value, &format!("{value}")));
+            table.row(std::iter::once(Cell::text(&row.model)).chain(cells).collect());
+        }
+        table.html()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn averages_the_paper_reports_follow_from_its_own_tables() {
+        let published = Published::read().unwrap();
+        let row = |number: u64, column: &str, model: &str| {
+            let table = published.tables.iter().find(|t| t.number == number && t.columns.iter().any(|c| c == column)).unwrap();
+            table.rows.iter().find(|row| row.model == model).unwrap().values.clone()
+        };
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let ablation = row(4, "CommonText Val", "all prompts");
+        // Printed with one and two decimals.
+        assert!((mean(&row(1, "Color", "Flux w/ T5-Base")) - ablation[1]).abs() < 0.01);
+        assert!((mean(&row(3, "Word", "Flux w/ T5-Base")) - ablation[2]).abs() < 0.05);
+        // "T5-XL retains 97 % of T5-XXL's performance": the mean over the compositional categories.
+        let kept = mean(&row(1, "Color", "Flux w/ T5-XL")) / mean(&row(1, "Color", "Flux w/ T5-XXL (teacher)"));
+        assert!((0.96..0.98).contains(&kept), "{kept}");
+    }
+}

@@ -1,0 +1,259 @@
+//! HTML text and tables: everything that is not markup of ours goes through [`escape`].
+
+use std::fmt::Write as _;
+
+use crate::run::results::SummaryRow;
+
+/// Text made safe for element content and double-quoted attributes.
+pub fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            _ => safe.push(character),
+        }
+    }
+    safe
+}
+
+/// One table with a caption, sortable by every column, copyable as CSV.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    caption: String,
+    columns: Vec<Column>,
+    rows: Vec<Vec<Cell>>,
+}
+
+#[derive(Debug, Clone)]
+struct Column {
+    title: String,
+    note: Option<usize>,
+}
+
+/// One cell: what is shown, what is sorted and copied.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// Markup.
+    shown: String,
+    /// Number or text for sorting and CSV.
+    plain: String,
+    class: &'static str,
+}
+
+impl Cell {
+    /// Text.
+    pub fn text(text: &str) -> Self {
+        Self { shown: escape(text), plain: text.into(), class: "" }
+    }
+
+    /// A number shown as `shown`.
+    pub fn number(value: f64, shown: &str) -> Self {
+        Self { shown: escape(shown), plain: plain_number(value), class: "number" }
+    }
+
+    /// No value, and why where that is known.
+    pub fn absent(why: &str) -> Self {
+        Self { shown: format!("<span class=\"absent\" title=\"{}\">–</span>", escape(why)), plain: String::new(), class: "number" }
+    }
+
+    /// A reported value with interval and n.
+    pub fn value(row: Option<&SummaryRow>) -> Self {
+        let Some(row) = row else { return Self::absent("not measured") };
+        let shown = format!(
+            "{}<small class=\"interval\">{}</small><small class=\"n\">n {}</small>",
+            escape(&format_value(&row.metric, row.value)),
+            escape(&interval(row)),
+            row.n
+        );
+        Self { shown, plain: plain_number(row.value), class: "number" }
+    }
+
+    /// A reported difference: sign, interval, and in words whether the interval excludes zero.
+    pub fn difference(row: Option<&SummaryRow>) -> Self {
+        let Some(row) = row else { return Self::absent("no pairs") };
+        let (class, glyph, word) = match Outcome::of(row) {
+            Outcome::Better => ("number better", "▲", "better"),
+            Outcome::Worse => ("number worse", "▼", "worse"),
+            Outcome::Undecided => ("number undecided", "≈", "undecided"),
+        };
+        let shown = format!(
+            "{}<small class=\"interval\">{}</small><small class=\"outcome\"><span aria-hidden=\"true\">{glyph}</span> {word}, n {}</small>",
+            escape(&signed(&row.metric, row.value)),
+            escape(&interval(row)),
+            row.n
+        );
+        Self { shown, plain: plain_number(row.value), class }
+    }
+}
+
+/// What an interval of a difference allows to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Better,
+    Worse,
+    /// The interval holds zero.
+    Undecided,
+}
+
+impl Outcome {
+    /// Reads a difference; a metric without direction is never better or worse.
+    pub fn of(row: &SummaryRow) -> Self {
+        let above = row.ci_low > 0.0;
+        let below = row.ci_high < 0.0;
+        match row.direction.as_str() {
+            "higher" if above => Self::Better,
+            "higher" if below => Self::Worse,
+            "lower" if above => Self::Worse,
+            "lower" if below => Self::Better,
+            _ => Self::Undecided,
+        }
+    }
+}
+
+impl Table {
+    /// A table whose caption is markup-free text.
+    pub fn new(caption: &str) -> Self {
+        Self { caption: caption.into(), ..Self::default() }
+    }
+
+    /// Adds a column; `note` is the number of a footnote.
+    pub fn column(mut self, title: &str, note: Option<usize>) -> Self {
+        self.columns.push(Column { title: title.into(), note });
+        self
+    }
+
+    /// Adds a row; its first cell heads it.
+    pub fn row(&mut self, cells: Vec<Cell>) {
+        self.rows.push(cells);
+    }
+
+    /// True where no row was added.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The table as HTML; empty where it has no rows.
+    pub fn html(&self) -> String {
+        if self.is_empty() {
+            return String::new();
+        }
+        let mut html = format!("<div class=\"table\"><table><caption>{}</caption><thead><tr>", escape(&self.caption));
+        for column in &self.columns {
+            let note = column.note.map(|n| format!("<sup><a href=\"#note-{n}\">{n}</a></sup>")).unwrap_or_default();
+            let _ = write!(html, "<th scope=\"col\"><button type=\"button\" class=\"sort\">{}</button>{note}</th>", escape(&column.title));
+        }
+        html.push_str("</tr></thead><tbody>");
+        for row in &self.rows {
+            html.push_str("<tr>");
+            for (i, cell) in row.iter().enumerate() {
+                let (tag, scope) = if i == 0 { ("th", " scope=\"row\"") } else { ("td", "") };
+                let _ = write!(html, "<{tag}{scope} class=\"{}\" data-value=\"{}\">{}</{tag}>", cell.class, escape(&cell.plain), cell.shown);
+            }
+            html.push_str("</tr>");
+        }
+        html.push_str("</tbody></table><button type=\"button\" class=\"csv\">Copy as CSV</button></div>\n");
+        html
+    }
+}
+
+fn plain_number(value: f64) -> String {
+    if value.is_finite() { format!("{value}") } else { String::new() }
+}
+
+/// A value with as many decimals as its metric deserves.
+pub fn format_value(metric: &str, value: f64) -> String {
+    let metric = metric.strip_prefix("retention_").map_or(metric, |_| "retention");
+    match metric {
+        "parameters" | "parameters_encoder" => format_count(value),
+        "bytes_f32" | "bytes_bf16" => format!("{:.2} MB", value / 1e6),
+        "frechet" | "mean_cosine" => format!("{value:.3}"),
+        "clip_score" | "encode_ms" => format!("{value:.2}"),
+        _ => format!("{value:.1}"),
+    }
+}
+
+/// A value with its sign; a minus is the typographic one.
+pub fn signed(metric: &str, value: f64) -> String {
+    let digits = format_value(metric, value.abs());
+    if value < 0.0 { format!("−{digits}") } else { format!("+{digits}") }
+}
+
+/// A number of weights in words a reader compares: 1.23 M.
+pub fn format_count(value: f64) -> String {
+    match value {
+        v if v >= 1e9 => format!("{:.2} B", v / 1e9),
+        v if v >= 1e6 => format!("{:.2} M", v / 1e6),
+        v if v >= 1e3 => format!("{:.1} k", v / 1e3),
+        v => format!("{v:.0}"),
+    }
+}
+
+/// The interval of a number in brackets; says so where there is none.
+pub fn interval(row: &SummaryRow) -> String {
+    if row.ci_low == row.ci_high && row.n == 1 {
+        return "exact".into();
+    }
+    if !row.ci_low.is_finite() || !row.ci_high.is_finite() {
+        return "no interval".into();
+    }
+    let show = |value: f64| if value < 0.0 { format!("−{}", format_value(&row.metric, -value)) } else { format_value(&row.metric, value) };
+    format!("[{}, {}]", show(row.ci_low), show(row.ci_high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(metric: &str, [value, ci_low, ci_high]: [f64; 3], direction: &str) -> SummaryRow {
+        SummaryRow {
+            encoder: "base".into(),
+            metric: metric.into(),
+            scope: "all".into(),
+            versus: Some("teacher".into()),
+            value,
+            ci_low,
+            ci_high,
+            n: 40,
+            unit: "%".into(),
+            direction: direction.into(),
+            protocol: "p".into(),
+        }
+    }
+
+    #[test]
+    fn markup_in_text_is_neutral() {
+        assert_eq!(escape(r#"<script>"a" & 'b'"#), "&lt;script&gt;&quot;a&quot; &amp; &#39;b&#39;");
+        let mut table = Table::new("<b>").column("<i>", None);
+        table.row(vec![Cell::text("\"><script>")]);
+        let html = table.html();
+        assert!(!html.contains("<script>") && !html.contains("<b>") && !html.contains("<i>"), "{html}");
+    }
+
+    #[test]
+    fn better_is_said_only_when_the_interval_excludes_zero() {
+        for (values, direction, expected) in [
+            ([2.0, 1.0, 3.0], "higher", Outcome::Better),
+            ([2.0, -0.1, 3.0], "higher", Outcome::Undecided),
+            ([2.0, 1.0, 3.0], "lower", Outcome::Worse),
+            ([-2.0, -3.0, -1.0], "lower", Outcome::Better),
+            ([2.0, 1.0, 3.0], "none", Outcome::Undecided),
+            ([2.0, f64::NEG_INFINITY, f64::INFINITY], "higher", Outcome::Undecided),
+        ] {
+            assert_eq!(Outcome::of(&row("compbench", values, direction)), expected, "{values:?} {direction}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_signs_intervals_and_units() {
+        let difference = row("compbench", [-12.345, -20.0, -4.0], "higher");
+        assert_eq!(signed("compbench", difference.value), "−12.3");
+        assert_eq!(interval(&difference), "[−20.0, −4.0]");
+        assert_eq!(interval(&row("effective_rank", [3.0, f64::NEG_INFINITY, f64::INFINITY], "none")), "no interval");
+        assert_eq!(format_count(4_762_310_656.0), "4.76 B");
+        assert!(Cell::difference(Some(&difference)).shown.contains("worse"));
+    }
+}
