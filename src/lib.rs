@@ -11,7 +11,6 @@ pub mod doctor;
 pub mod error;
 pub mod metrics;
 pub mod mini;
-pub mod metrics;
 pub mod models;
 pub mod nn;
 pub mod report;

@@ -20,9 +20,9 @@ use crate::models::weights::read_safetensors;
 use crate::nn::param::Parameters;
 use crate::run::context::RunContext;
 use crate::run::evaluation::{Skipped, TsneRow};
+use crate::run::interrupt;
 use crate::run::progress::Progress;
 use crate::run::results::{SampleRow, SummaryRow};
-use crate::run::interrupt;
 
 /// File of the mean-pooled text embeddings, beside the sample table; its one tensor is `text` `[n, D]`.
 const EMBEDDINGS: &str = "embeddings.safetensors";
@@ -30,7 +30,8 @@ const EMBEDDINGS: &str = "embeddings.safetensors";
 /// Every student against the teacher, against its untrained twin and, where it was distilled through the denoiser,
 /// against its naive twins (same architecture).
 pub fn comparisons(encoders: &[&str], context: &RunContext) -> Result<Vec<Comparison>> {
-    let cards = encoders.iter().filter(|&&name| name != TEACHER).map(|&name| Ok((name, card(name, context)?))).collect::<Result<Vec<_>>>()?;
+    let cards =
+        encoders.iter().filter(|&&name| name != TEACHER).map(|&name| Ok((name, card(name, context)?))).collect::<Result<Vec<_>>>()?;
     let mut chosen = Vec::new();
     for (name, own) in &cards {
         let mut add = |versus: &str, retention| {
@@ -168,7 +169,8 @@ impl Gathered<'_> {
         // Evenly over the table, so that every prompt set is on the map.
         let step = shared.len().div_ceil(self.config.tsne.prompts.max(1)).max(1);
         let chosen: Vec<&SampleRow> = shared.into_iter().step_by(step).collect();
-        let points: Vec<(&str, &SampleRow)> = embedded.iter().flat_map(|(encoder, _)| chosen.iter().map(move |row| (*encoder, *row))).collect();
+        let points: Vec<(&str, &SampleRow)> =
+            embedded.iter().flat_map(|(encoder, _)| chosen.iter().map(move |row| (*encoder, *row))).collect();
         let rows: Vec<Vec<f64>> =
             embedded.iter().flat_map(|(_, set)| chosen.iter().map(|row| set.rows[set.index[&row.prompt_id]].clone())).collect();
         if rows.len() < tsne::POINTS || rows.iter().any(|row| row.len() != rows[0].len()) {

@@ -98,7 +98,10 @@ fn group_by_metric(scores: &[ScoreRow]) -> Result<Vec<(String, BTreeMap<String, 
             by_metric.push((row.metric.clone(), BTreeMap::new()));
             by_metric.len() - 1
         });
-        let scored = by_metric[at].1.entry(row.encoder.clone()).or_insert_with(|| Scored { protocol: row.protocol.clone(), scopes: BTreeMap::new() });
+        let scored = by_metric[at]
+            .1
+            .entry(row.encoder.clone())
+            .or_insert_with(|| Scored { protocol: row.protocol.clone(), scopes: BTreeMap::new() });
         if scored.protocol != row.protocol {
             let (metric, encoder) = (&row.metric, &row.encoder);
             return Err(Error::Invalid(format!(
@@ -189,7 +192,11 @@ impl Table<'_> {
 }
 
 fn protocol(metric: &str, of_images: &str) -> String {
-    if metric == COMPOSITION_MEAN { format!("mean of the categories' means; {of_images} (and the categories' own)") } else { of_images.into() }
+    if metric == COMPOSITION_MEAN {
+        format!("mean of the categories' means; {of_images} (and the categories' own)")
+    } else {
+        of_images.into()
+    }
 }
 
 fn plain(values: &Values) -> Vec<Observation> {
@@ -198,9 +205,7 @@ fn plain(values: &Values) -> Vec<Observation> {
 
 /// Images that both encoders made of the same prompt and index; the reference's value is the denominator.
 fn paired(own: &Values, other: &Values) -> Vec<Observation> {
-    own.iter()
-        .filter_map(|(key, &value)| other.get(key).map(|&denominator| Observation { cluster: key.0, value, denominator }))
-        .collect()
+    own.iter().filter_map(|(key, &value)| other.get(key).map(|&denominator| Observation { cluster: key.0, value, denominator })).collect()
 }
 
 #[cfg(test)]
@@ -224,9 +229,8 @@ mod tests {
     }
 
     fn find<'a>(table: &'a [SummaryRow], encoder: &str, metric: &str, scope: &str, versus: Option<&str>) -> &'a SummaryRow {
-        let hit = |row: &&SummaryRow| {
-            row.encoder == encoder && row.metric == metric && row.scope == scope && row.versus.as_deref() == versus
-        };
+        let hit =
+            |row: &&SummaryRow| row.encoder == encoder && row.metric == metric && row.scope == scope && row.versus.as_deref() == versus;
         table.iter().find(hit).unwrap_or_else(|| panic!("no row {encoder} {metric} {scope} {versus:?}"))
     }
 

@@ -191,7 +191,11 @@ impl Data {
             self.encoders.iter().map(|encoder| (encoder.name.clone(), self.parameters(&encoder.name).unwrap_or(0.0))).collect();
         self.encoders.sort_by(|a, b| {
             let by_size = size[&b.name].total_cmp(&size[&a.name]);
-            rank(&a.name).cmp(&rank(&b.name)).then(objective_rank(a).cmp(&objective_rank(b))).then(by_size).then_with(|| a.name.cmp(&b.name))
+            rank(&a.name)
+                .cmp(&rank(&b.name))
+                .then(objective_rank(a).cmp(&objective_rank(b)))
+                .then(by_size)
+                .then_with(|| a.name.cmp(&b.name))
         });
     }
 

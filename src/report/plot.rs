@@ -3,7 +3,6 @@
 
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
-use plotters::element::DynElement;
 use plotters::prelude::*;
 
 use crate::error::{Error, Result};
@@ -25,7 +24,7 @@ const INK: RGBColor = RGBColor(1, 2, 3);
 const FONT: &str = "sans-serif";
 
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Plane = Cartesian2d<RangedCoordf64, RangedCoordf64>;
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 /// A value with its interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,13 +69,14 @@ pub fn curves(series: &[Series], axes: Axes) -> Result<String> {
         return Err(Error::Invalid("a curve needs points with positive values".into()));
     };
     svg((720, 360), axes, |canvas| {
-        let mut chart = ChartBuilder::on(canvas).margin(10).x_label_area_size(42).y_label_area_size(64).build_cartesian_2d(x.clone(), y.clone())?;
+        let mut chart =
+            ChartBuilder::on(canvas).margin(10).x_label_area_size(42).y_label_area_size(64).build_cartesian_2d(x.clone(), y.clone())?;
         mesh(&mut chart, axes, &|x| format!("{x:.0}"), &|y| format_power(*y))?;
         for (i, series) in logarithmic.iter().enumerate() {
             let style = COLOURS[i % COLOURS.len()].stroke_width(2);
             chart.draw_series(LineSeries::new(series.points.iter().copied(), style))?;
             if let Some(&end) = series.points.last() {
-                chart.draw_series([marker(i, end, 4)])?;
+                markers(&mut chart, i, std::iter::once(end), 4)?;
             }
         }
         Ok(())
@@ -92,7 +92,8 @@ pub fn sizes(series: &[(String, Vec<(f64, Bar, String)>)], axes: Axes) -> Result
     let points: Vec<(f64, f64)> = series.iter().flat_map(|(_, points)| points.iter().flat_map(corners)).collect();
     let Some([x, y]) = ranges(points.iter()) else { return Err(Error::Invalid("a figure of sizes needs points".into())) };
     svg((720, 400), axes, |canvas| {
-        let mut chart = ChartBuilder::on(canvas).margin(10).x_label_area_size(42).y_label_area_size(64).build_cartesian_2d(x.clone(), y.clone())?;
+        let mut chart =
+            ChartBuilder::on(canvas).margin(10).x_label_area_size(42).y_label_area_size(64).build_cartesian_2d(x.clone(), y.clone())?;
         mesh(&mut chart, axes, &|x| super::table::format_count(10f64.powf(*x)), &|y| format!("{y:.0}"))?;
         for (i, (_, points)) in series.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
@@ -104,7 +105,7 @@ pub fn sizes(series: &[(String, Vec<(f64, Bar, String)>)], axes: Axes) -> Result
                 if bar.low.is_finite() && bar.high.is_finite() {
                     chart.draw_series([PathElement::new(vec![(x, bar.low), (x, bar.high)], colour.stroke_width(2))])?;
                 }
-                chart.draw_series([marker(i, (x, bar.value), 5)])?;
+                markers(&mut chart, i, std::iter::once((x, bar.value)), 5)?;
                 if i == 0 {
                     let style = (FONT, 12).into_font().color(&INK);
                     chart.draw_series([EmptyElement::at((x, bar.value)) + Text::new(name.clone(), (7, -16), style)])?;
@@ -158,7 +159,7 @@ pub fn scatter(series: &[Series], axes: Axes) -> Result<String> {
     svg((720, 540), axes, |canvas| {
         let mut chart = ChartBuilder::on(canvas).margin(10).build_cartesian_2d(x.clone(), y.clone())?;
         for (i, series) in series.iter().enumerate() {
-            chart.draw_series(series.points.iter().map(|&point| marker(i, point, 3)))?;
+            markers(&mut chart, i, series.points.iter().copied(), 3)?;
         }
         Ok(())
     })
@@ -194,12 +195,7 @@ fn svg(size: (u32, u32), axes: Axes, draw: impl FnOnce(&Canvas) -> std::result::
     Ok(format!("{head}>{}", rest.replace("#010203", "currentColor")))
 }
 
-fn mesh<'a>(
-    chart: &mut ChartContext<'a, SVGBackend<'_>, Plane>,
-    axes: Axes,
-    x: &dyn Fn(&f64) -> String,
-    y: &dyn Fn(&f64) -> String,
-) -> std::result::Result<(), Failure> {
+fn mesh(chart: &mut Chart, axes: Axes, x: &dyn Fn(&f64) -> String, y: &dyn Fn(&f64) -> String) -> std::result::Result<(), Failure> {
     let label = (FONT, 12).into_font().color(&INK);
     chart
         .configure_mesh()
@@ -216,13 +212,18 @@ fn mesh<'a>(
         .draw()
 }
 
-fn marker<'a>(series: usize, at: (f64, f64), size: i32) -> DynElement<'a, SVGBackend<'a>, (f64, f64)> {
-    let style = COLOURS[series % COLOURS.len()].mix(0.85).filled();
+/// Draws the shape of the `series`-th series at every point.
+fn markers(chart: &mut Chart, series: usize, points: impl Iterator<Item = (f64, f64)>, size: i32) -> std::result::Result<(), Failure> {
+    let colour = COLOURS[series % COLOURS.len()];
+    let style = colour.mix(0.85).filled();
     match series % 4 {
-        0 => Circle::new(at, size, style).into_dyn(),
-        1 => TriangleMarker::new(at, size + 1, style).into_dyn(),
-        2 => (EmptyElement::at(at) + Rectangle::new([(-size + 1, -size + 1), (size - 1, size - 1)], style)).into_dyn(),
-        _ => Cross::new(at, size, COLOURS[series % COLOURS.len()].stroke_width(2)).into_dyn(),
+        0 => chart.draw_series(points.map(|at| Circle::new(at, size, style))).map(drop),
+        1 => chart.draw_series(points.map(|at| TriangleMarker::new(at, size + 1, style))).map(drop),
+        2 => {
+            let square = || Rectangle::new([(1 - size, 1 - size), (size - 1, size - 1)], style);
+            chart.draw_series(points.map(|at| EmptyElement::at(at) + square())).map(drop)
+        }
+        _ => chart.draw_series(points.map(|at| Cross::new(at, size, colour.stroke_width(2)))).map(drop),
     }
 }
 
@@ -243,7 +244,11 @@ fn ranges<'a>(points: impl Iterator<Item = &'a (f64, f64)>) -> Option<[std::ops:
 
 fn format_power(exponent: f64) -> String {
     let value = 10f64.powf(exponent);
-    if (0.01..1e4).contains(&value) { format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned() } else { format!("{value:.1e}") }
+    if (0.01..1e4).contains(&value) {
+        format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        format!("{value:.1e}")
+    }
 }
 
 #[cfg(test)]

@@ -151,7 +151,8 @@ impl Table {
             html.push_str("<tr>");
             for (i, cell) in row.iter().enumerate() {
                 let (tag, scope) = if i == 0 { ("th", " scope=\"row\"") } else { ("td", "") };
-                let _ = write!(html, "<{tag}{scope} class=\"{}\" data-value=\"{}\">{}</{tag}>", cell.class, escape(&cell.plain), cell.shown);
+                let _ =
+                    write!(html, "<{tag}{scope} class=\"{}\" data-value=\"{}\">{}</{tag}>", cell.class, escape(&cell.plain), cell.shown);
             }
             html.push_str("</tr>");
         }
@@ -200,7 +201,8 @@ pub fn interval(row: &SummaryRow) -> String {
     if !row.ci_low.is_finite() || !row.ci_high.is_finite() {
         return "no interval".into();
     }
-    let show = |value: f64| if value < 0.0 { format!("−{}", format_value(&row.metric, -value)) } else { format_value(&row.metric, value) };
+    let show =
+        |value: f64| if value < 0.0 { format!("−{}", format_value(&row.metric, -value)) } else { format_value(&row.metric, value) };
     format!("[{}, {}]", show(row.ci_low), show(row.ci_high))
 }
 
