@@ -207,8 +207,8 @@ fn numbers_and_their_intervals_appear() {
     let folder = tempfile::tempdir().unwrap();
     let html = render(&run_below(folder.path()));
     for expected in [
-        "71.5<small class=\"interval\">[65.5, 73.5]</small>",
-        "n 48",
+        "71.5<br><small class=\"interval\">[65.5, 73.5]</small> <small class=\"n\">n 48</small>",
+        "66.90",
         "<b>81 %</b> [77.0, 85.0] of the compositional score",
         "Against its untrained twin (base-untrained): CompBench mean +59.5 [50.5, 66.5] (better)",
         "+1.5 [−2.5, 6.5] (not distinguishable)",

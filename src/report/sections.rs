@@ -13,6 +13,20 @@ use super::table::{Cell, Outcome, Table, escape, format_count, format_value, int
 use crate::error::Result;
 use crate::run::results::{SummaryRow, TrainLogRow};
 
+/// The columns of the paper and their averages; every other metric stands in a table that opens on demand.
+const HEADLINE: [&str; 10] = [
+    "clip_score",
+    "frechet",
+    "compbench_color",
+    "compbench_spatial",
+    "compbench_numeracy",
+    "compbench",
+    "ocr_char",
+    "ocr_word",
+    "ocr_sentence",
+    "ocr_mean",
+];
+
 /// Points of a learning curve after averaging.
 const CURVE_POINTS: usize = 120;
 
@@ -70,12 +84,17 @@ pub fn scores(data: &Data, notes: &mut Notes) -> String {
     let groups: [(&str, &dyn Fn(&str) -> bool); 3] = [
         ("Image quality", &|metric| matches!(metric, "clip_score" | "frechet")),
         ("Semantic understanding (T2I-CompBench rules)", &|metric| metric.starts_with("compbench")),
-        ("Text rendering (CommonText)", &|metric| metric.starts_with("ocr_")),
+        ("Text rendering (CommonText)", &|metric| metric.starts_with("ocr_") && HEADLINE.contains(&metric)),
     ];
     let mut html = String::new();
     for (caption, belongs) in groups {
         let chosen: Vec<&str> = metrics.iter().copied().filter(|metric| belongs(metric)).collect();
         html.push_str(&value_table(data, notes, &format!("{caption}; all prompts it applies to"), &chosen, "all"));
+    }
+    let more: Vec<&str> = metrics.iter().copied().filter(|metric| metric.starts_with("ocr_") && !HEADLINE.contains(metric)).collect();
+    let table = value_table(data, notes, "Other ways to compare the text read with the text asked for", &more, "all");
+    if !table.is_empty() {
+        let _ = write!(html, "<details><summary>Other text scores</summary>{table}</details>");
     }
     for scope in scopes(data) {
         let in_scope: Vec<&str> = metrics
@@ -122,6 +141,7 @@ pub fn differences(data: &Data, notes: &mut Notes) -> String {
     let metrics: Vec<&str> = data
         .metrics()
         .into_iter()
+        .filter(|metric| HEADLINE.contains(metric))
         .filter(|metric| data.summary.iter().any(|row| row.metric == *metric && row.versus.is_some() && row.scope == "all"))
         .collect();
     let mut table = Table::new("Student minus reference, paired by prompt and noise").column("Student", None).column("minus", None);
@@ -266,6 +286,7 @@ pub fn figures(data: &Data) -> Result<String> {
             (!points.is_empty()).then(|| ((*title).to_owned(), points))
         })
         .collect();
+    html.push_str("<div class=\"plots\">");
     if !series.is_empty() {
         let description = "Score of vision-distilled students in percent of the teacher's, over the number of encoder weights";
         let svg = plot::sizes(&series, Axes { x: "weights of the encoder, without projection (log)", y: "% of the teacher", description })?;
@@ -290,6 +311,7 @@ pub fn figures(data: &Data) -> Result<String> {
             html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &words));
         }
     }
+    html.push_str("</div>\n");
     Ok(html)
 }
 
@@ -381,7 +403,7 @@ pub fn ceilings(data: &Data, notes: &mut Notes) -> String {
     for title in ["Metric", "Prompts", "Ceiling"] {
         table = table.column(title, None);
     }
-    for row in data.summary.iter().filter(|row| row.encoder == REAL && row.versus.is_none()) {
+    for row in data.summary.iter().filter(|row| row.encoder == REAL && HEADLINE.contains(&row.metric.as_str())) {
         let title = format!("{}{}", metric_title(&row.metric), arrow(&row.direction));
         notes.number(&row.protocol);
         table.row(vec![Cell::text(&title), Cell::text(&row.scope), Cell::value(Some(row))]);

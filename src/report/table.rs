@@ -64,7 +64,7 @@ impl Cell {
     pub fn value(row: Option<&SummaryRow>) -> Self {
         let Some(row) = row else { return Self::absent("not measured") };
         let shown = format!(
-            "{}<small class=\"interval\">{}</small><small class=\"n\">n {}</small>",
+            "{}<br><small class=\"interval\">{}</small> <small class=\"n\">n {}</small>",
             escape(&format_value(&row.metric, row.value)),
             escape(&interval(row)),
             row.n
@@ -81,7 +81,7 @@ impl Cell {
             Outcome::Undecided => ("number undecided", "≈", "undecided"),
         };
         let shown = format!(
-            "{}<small class=\"interval\">{}</small><small class=\"outcome\"><span aria-hidden=\"true\">{glyph}</span> {word}, n {}</small>",
+            "<span aria-hidden=\"true\">{glyph}</span> {} <small class=\"outcome\">{word}</small><br><small class=\"interval\">{}</small> <small class=\"n\">n {}</small>",
             escape(&signed(&row.metric, row.value)),
             escape(&interval(row)),
             row.n
