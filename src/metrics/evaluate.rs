@@ -18,6 +18,7 @@ use crate::metrics::summary::{self, Comparison};
 use crate::metrics::{encoders, tsne};
 use crate::mini::reader::Reader;
 use crate::mini::scene::Scene;
+use crate::models::card::{REAL, TEACHER};
 use crate::models::ocr::OcrsReader;
 use crate::models::teacher::TeacherConfig;
 use crate::models::{Detector, TextReader, Vqa};
@@ -26,11 +27,6 @@ use crate::run::evaluation::{Skipped, write_skipped};
 use crate::run::progress::Progress;
 use crate::run::results::{SampleRow, ScoreRow, SummaryRow};
 use crate::run::{files, interrupt};
-
-/// Encoder name of rendered ground truth.
-pub const REAL: &str = "real";
-/// Encoder name of the teacher.
-pub const TEACHER: &str = "teacher";
 
 /// Images scored between two looks at Ctrl-C.
 const BATCH: usize = 16;

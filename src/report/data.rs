@@ -7,15 +7,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+pub use crate::models::card::{REAL, TEACHER};
 use crate::run::context::RunContext;
 use crate::run::evaluation::{Skipped, TsneRow, read_skipped};
 use crate::run::files;
 use crate::run::results::{SampleRow, ScoreRow, SummaryRow, TrainLogRow};
-
-/// Encoder name of rendered ground truth.
-pub const REAL: &str = "real";
-/// Encoder name of the teacher.
-pub const TEACHER: &str = "teacher";
 
 /// One run as the page sees it.
 #[derive(Debug)]
