@@ -104,7 +104,9 @@ fn write_evaluation(context: &RunContext) {
     let mut scores = Vec::new();
     for (i, encoder) in ENCODERS.into_iter().enumerate() {
         let level = [97.4, 88.25, 71.5, 55.0, 30.0, 12.0][i];
-        for metric in ["clip_score", "compbench_color", "compbench_spatial", "compbench_numeracy", "compbench", "ocr_char", "ocr_word", "ocr_mean"] {
+        for metric in
+            ["clip_score", "compbench_color", "compbench_spatial", "compbench_numeracy", "compbench", "ocr_char", "ocr_word", "ocr_mean"]
+        {
             let value = if metric == "clip_score" { level / 3.0 } else { level };
             rows.push(summary(encoder, metric, "all", None, [value, value - 6.0, value + 2.0]));
             if encoder != "real" && encoder != "teacher" {
@@ -157,7 +159,8 @@ fn write_evaluation(context: &RunContext) {
     let folder = context.evaluation();
     SummaryRow::write(&folder.join("summary.parquet"), &rows).unwrap();
     ScoreRow::write(&folder.join("scores.parquet"), &scores).unwrap();
-    let skipped = Skipped { metric: "ocr_sentence".into(), encoder: None, reason: "`ocr-recognition.onnx` is not in the pipeline's folder".into() };
+    let skipped =
+        Skipped { metric: "ocr_sentence".into(), encoder: None, reason: "`ocr-recognition.onnx` is not in the pipeline's folder".into() };
     write_skipped(&folder.join("skipped.json"), &[skipped]).unwrap();
     let places: Vec<TsneRow> = ["teacher", "base", "small"]
         .iter()
@@ -204,8 +207,8 @@ fn numbers_and_their_intervals_appear() {
     let folder = tempfile::tempdir().unwrap();
     let html = render(&run_below(folder.path()));
     for expected in [
-        "71.5<small class=\"interval\">[65.5, 73.5]</small>",
-        "n 48",
+        "71.5<br><small class=\"interval\">[65.5, 73.5]</small> <small class=\"n\">n 48</small>",
+        "66.90",
         "<b>81 %</b> [77.0, 85.0] of the compositional score",
         "Against its untrained twin (base-untrained): CompBench mean +59.5 [50.5, 66.5] (better)",
         "+1.5 [−2.5, 6.5] (not distinguishable)",

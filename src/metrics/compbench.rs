@@ -129,7 +129,10 @@ impl Task {
             Self::Spatial { first, locality, second } => {
                 let boxes = detector.detect(image)?;
                 let score = spatial_score(&boxes, first, *locality, second, f64::from(image.width().max(image.height())));
-                Ok(Scored { score, evidence: Evidence::Relation { first: first.clone(), locality: *locality, second: second.clone(), boxes } })
+                Ok(Scored {
+                    score,
+                    evidence: Evidence::Relation { first: first.clone(), locality: *locality, second: second.clone(), boxes },
+                })
             }
             Self::Numeracy(expected) => {
                 let boxes = without_duplicates(&detector.detect(image)?);

@@ -1,7 +1,7 @@
 //! What `evaluate` measures on the text encoders themselves: size, speed, the spread of their embeddings and the map.
 //! Also which encoders are compared with which.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -9,20 +9,20 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::metrics::efficiency::{bytes, encode_latency};
 use crate::metrics::embeddings::spread;
-use crate::metrics::evaluate::{Config, Group, ImageSet, REAL, TEACHER};
+use crate::metrics::evaluate::{Config, Group, ImageSet};
 use crate::metrics::summary::{ALL, Comparison};
 use crate::metrics::tsne;
 use crate::models::TextEncoder;
-use crate::models::card::{STUDENT_CARD, StudentCard};
+use crate::models::card::{REAL, STUDENT_CARD, StudentCard, TEACHER};
 use crate::models::teacher::TeacherConfig;
 use crate::models::tokenizer::Tokenizer;
 use crate::models::weights::read_safetensors;
 use crate::nn::param::Parameters;
 use crate::run::context::RunContext;
 use crate::run::evaluation::{Skipped, TsneRow};
+use crate::run::interrupt;
 use crate::run::progress::Progress;
 use crate::run::results::{SampleRow, SummaryRow};
-use crate::run::interrupt;
 
 /// File of the mean-pooled text embeddings, beside the sample table; its one tensor is `text` `[n, D]`.
 const EMBEDDINGS: &str = "embeddings.safetensors";
@@ -30,7 +30,8 @@ const EMBEDDINGS: &str = "embeddings.safetensors";
 /// Every student against the teacher, against its untrained twin and, where it was distilled through the denoiser,
 /// against its naive twins (same architecture).
 pub fn comparisons(encoders: &[&str], context: &RunContext) -> Result<Vec<Comparison>> {
-    let cards = encoders.iter().filter(|&&name| name != TEACHER).map(|&name| Ok((name, card(name, context)?))).collect::<Result<Vec<_>>>()?;
+    let cards =
+        encoders.iter().filter(|&&name| name != TEACHER).map(|&name| Ok((name, card(name, context)?))).collect::<Result<Vec<_>>>()?;
     let mut chosen = Vec::new();
     for (name, own) in &cards {
         let mut add = |versus: &str, retention| {
@@ -168,7 +169,8 @@ impl Gathered<'_> {
         // Evenly over the table, so that every prompt set is on the map.
         let step = shared.len().div_ceil(self.config.tsne.prompts.max(1)).max(1);
         let chosen: Vec<&SampleRow> = shared.into_iter().step_by(step).collect();
-        let points: Vec<(&str, &SampleRow)> = embedded.iter().flat_map(|(encoder, _)| chosen.iter().map(move |row| (*encoder, *row))).collect();
+        let points: Vec<(&str, &SampleRow)> =
+            embedded.iter().flat_map(|(encoder, _)| chosen.iter().map(move |row| (*encoder, *row))).collect();
         let rows: Vec<Vec<f64>> =
             embedded.iter().flat_map(|(_, set)| chosen.iter().map(|row| set.rows[set.index[&row.prompt_id]].clone())).collect();
         if rows.len() < tsne::POINTS || rows.iter().any(|row| row.len() != rows[0].len()) {
@@ -194,11 +196,11 @@ impl Gathered<'_> {
 
 /// Mean-pooled text embeddings of one encoder.
 struct Embeddings {
-    /// One sample row per prompt, in the order of the embeddings.
+    /// One sample row per prompt.
     prompts: Vec<SampleRow>,
     /// `[n][D]`.
     rows: Vec<Vec<f64>>,
-    /// Prompt id → row.
+    /// Prompt id → row of `rows`.
     index: BTreeMap<u64, usize>,
 }
 
@@ -207,29 +209,30 @@ fn read_embeddings(set: &ImageSet) -> Result<Option<Embeddings>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let rows = read_text_tensor(&path)?;
-    let mut index = BTreeMap::new();
-    let mut prompts = Vec::new();
-    for row in &set.rows {
-        index.entry(row.prompt_id).or_insert_with(|| {
-            prompts.push(row.clone());
-            prompts.len() - 1
-        });
-    }
-    if rows.len() != prompts.len() {
-        let reason = format!("tensor `text` has {} rows, the sample table has {} prompts", rows.len(), prompts.len());
-        return Err(Error::format("set of text embeddings", path, reason));
+    let (rows, ids) = read_tensors(&path)?;
+    let index: BTreeMap<u64, usize> = ids.iter().enumerate().map(|(at, &id)| (id, at)).collect();
+    let mut seen = BTreeSet::new();
+    let prompts: Vec<SampleRow> = set.rows.iter().filter(|row| seen.insert(row.prompt_id)).cloned().collect();
+    if let Some(row) = prompts.iter().find(|row| !index.contains_key(&row.prompt_id)) {
+        return Err(Error::format("set of text embeddings", path, format!("prompt `{}` has images but no embedding", row.prompt)));
     }
     Ok(Some(Embeddings { prompts, rows, index }))
 }
 
-/// The tensor `text` `[n, D]` in f64.
-fn read_text_tensor(path: &Path) -> Result<Vec<Vec<f64>>> {
+/// The tensor `text` `[n, D]` in f64 and `prompt_id` `[n]`, the ids' bits as i64.
+fn read_tensors(path: &Path) -> Result<(Vec<Vec<f64>>, Vec<u64>)> {
     let mut tensors = read_safetensors(path, &Device::Cpu)?;
-    let Some(text) = tensors.remove("text") else {
-        return Err(Error::WeightName { name: "text".into(), problem: "missing", path: path.into() });
+    let mut take = |name: &str| {
+        tensors.remove(name).ok_or_else(|| Error::WeightName { name: name.into(), problem: "missing", path: path.into() })
     };
-    Ok(text.to_dtype(DType::F64)?.to_vec2()?)
+    let (text, ids) = (take("text")?, take("prompt_id")?);
+    let rows: Vec<Vec<f64>> = text.to_dtype(DType::F64)?.to_vec2()?;
+    let ids: Vec<u64> = ids.to_vec1::<i64>()?.into_iter().map(i64::cast_unsigned).collect();
+    if rows.len() != ids.len() {
+        let reason = format!("tensor `text` has {} rows, `prompt_id` has {}", rows.len(), ids.len());
+        return Err(Error::format("set of text embeddings", path, reason));
+    }
+    Ok((rows, ids))
 }
 
 /// A row about an encoder as a whole; `[value, low, high]`, `(unit, direction)`.

@@ -12,12 +12,13 @@ use crate::metrics::clip_score::{ClipScorer, clip_score};
 use crate::metrics::compbench::Task;
 use crate::metrics::experts::{self, Found};
 use crate::metrics::frechet::{Distance, Moments, PromptFeatures, Reference};
+use crate::metrics::ocr::{self, TargetText};
 use crate::metrics::stats::{Bootstrap, Estimate};
 use crate::metrics::summary::{self, Comparison};
-use crate::metrics::ocr::{self, TargetText};
 use crate::metrics::{encoders, tsne};
 use crate::mini::reader::Reader;
 use crate::mini::scene::Scene;
+use crate::models::card::{REAL, TEACHER};
 use crate::models::ocr::OcrsReader;
 use crate::models::teacher::TeacherConfig;
 use crate::models::{Detector, TextReader, Vqa};
@@ -26,11 +27,6 @@ use crate::run::evaluation::{Skipped, write_skipped};
 use crate::run::progress::Progress;
 use crate::run::results::{SampleRow, ScoreRow, SummaryRow};
 use crate::run::{files, interrupt};
-
-/// Encoder name of rendered ground truth.
-pub const REAL: &str = "real";
-/// Encoder name of the teacher.
-pub const TEACHER: &str = "teacher";
 
 /// Images scored between two looks at Ctrl-C.
 const BATCH: usize = 16;
@@ -180,7 +176,8 @@ impl Judges {
             reader: if wants(Group::Compbench) { config.experts.load_reader(folder)? } else { Err(not_chosen()) },
             ocr: if wants(Group::Ocr) { config.experts.load_ocr(folder)? } else { Err(not_chosen()) },
         };
-        let reasons = [("clip_score", judges.clip.as_ref().err()), ("compbench", judges.reader.as_ref().err()), ("ocr", judges.ocr.as_ref().err())];
+        let reasons =
+            [("clip_score", judges.clip.as_ref().err()), ("compbench", judges.reader.as_ref().err()), ("ocr", judges.ocr.as_ref().err())];
         for (metric, reason) in reasons {
             skipped.extend(reason.map(|reason| Skipped { metric: metric.into(), encoder: None, reason: reason.clone() }));
         }

@@ -121,6 +121,7 @@ fn name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn a_missing_expert_is_a_reason_and_a_damaged_one_an_error() {

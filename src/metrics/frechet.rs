@@ -43,7 +43,8 @@ impl Distance {
             }
             reference.distance(&moments.gaussian()?)
         };
-        let mut samples: Vec<f64> = if prompts.len() < 2 { Vec::new() } else { (0..bootstrap.resamples).map(resample).collect::<Result<_>>()? };
+        let mut samples: Vec<f64> =
+            if prompts.len() < 2 { Vec::new() } else { (0..bootstrap.resamples).map(resample).collect::<Result<_>>()? };
         let shift = value - samples.iter().sum::<f64>() / samples.len().max(1) as f64;
         samples.iter_mut().for_each(|sample| *sample += shift);
         Ok(Self { value, samples, prompts: prompts.iter().map(|prompt| prompt.prompt_id).collect(), n: whole.n() as u64 })
@@ -62,11 +63,8 @@ impl Distance {
 }
 
 fn interval(value: f64, mut samples: Vec<f64>, of: &Distance, bootstrap: &Bootstrap) -> Estimate {
-    let (low, high) = if samples.is_empty() {
-        (f64::NEG_INFINITY, f64::INFINITY)
-    } else {
-        stats::percentile_interval(&mut samples, bootstrap.level)
-    };
+    let (low, high) =
+        if samples.is_empty() { (f64::NEG_INFINITY, f64::INFINITY) } else { stats::percentile_interval(&mut samples, bootstrap.level) };
     Estimate { value, low, high, n: of.n, clusters: of.prompts.len() as u64 }
 }
 

@@ -74,8 +74,8 @@ fn kind(metric: &str, strata: &[Values]) -> Kind {
     if binary { Kind::Proportion } else { Kind::Mean }
 }
 
-/// Prompt, image index → value.
-type Values = BTreeMap<(u64, u64), f64>;
+/// Prompt set, prompt, image index → value; one prompt may stand in two sets.
+type Values = BTreeMap<(String, u64, u64), f64>;
 
 /// The scores of one metric and one encoder.
 struct Scored {
@@ -98,7 +98,10 @@ fn group_by_metric(scores: &[ScoreRow]) -> Result<Vec<(String, BTreeMap<String, 
             by_metric.push((row.metric.clone(), BTreeMap::new()));
             by_metric.len() - 1
         });
-        let scored = by_metric[at].1.entry(row.encoder.clone()).or_insert_with(|| Scored { protocol: row.protocol.clone(), scopes: BTreeMap::new() });
+        let scored = by_metric[at]
+            .1
+            .entry(row.encoder.clone())
+            .or_insert_with(|| Scored { protocol: row.protocol.clone(), scopes: BTreeMap::new() });
         if scored.protocol != row.protocol {
             let (metric, encoder) = (&row.metric, &row.encoder);
             return Err(Error::Invalid(format!(
@@ -108,7 +111,7 @@ fn group_by_metric(scores: &[ScoreRow]) -> Result<Vec<(String, BTreeMap<String, 
         }
         let names = BTreeSet::from([ALL, row.dataset.as_str(), row.category.as_str()]);
         for scope in names {
-            scored.scopes.entry(scope.to_owned()).or_default().insert((row.prompt_id, row.image_idx), row.value);
+            scored.scopes.entry(scope.to_owned()).or_default().insert((row.dataset.clone(), row.prompt_id, row.image_idx), row.value);
         }
     }
     Ok(by_metric)
@@ -189,18 +192,20 @@ impl Table<'_> {
 }
 
 fn protocol(metric: &str, of_images: &str) -> String {
-    if metric == COMPOSITION_MEAN { format!("mean of the categories' means; {of_images} (and the categories' own)") } else { of_images.into() }
+    if metric == COMPOSITION_MEAN {
+        format!("mean of the categories' means; {of_images} (and the categories' own)")
+    } else {
+        of_images.into()
+    }
 }
 
 fn plain(values: &Values) -> Vec<Observation> {
-    values.iter().map(|(&(prompt, _), &value)| Observation::plain(prompt, value)).collect()
+    values.iter().map(|((_, prompt, _), &value)| Observation::plain(*prompt, value)).collect()
 }
 
 /// Images that both encoders made of the same prompt and index; the reference's value is the denominator.
 fn paired(own: &Values, other: &Values) -> Vec<Observation> {
-    own.iter()
-        .filter_map(|(key, &value)| other.get(key).map(|&denominator| Observation { cluster: key.0, value, denominator }))
-        .collect()
+    own.iter().filter_map(|(key, &value)| other.get(key).map(|&denominator| Observation { cluster: key.1, value, denominator })).collect()
 }
 
 #[cfg(test)]
@@ -224,9 +229,8 @@ mod tests {
     }
 
     fn find<'a>(table: &'a [SummaryRow], encoder: &str, metric: &str, scope: &str, versus: Option<&str>) -> &'a SummaryRow {
-        let hit = |row: &&SummaryRow| {
-            row.encoder == encoder && row.metric == metric && row.scope == scope && row.versus.as_deref() == versus
-        };
+        let hit =
+            |row: &&SummaryRow| row.encoder == encoder && row.metric == metric && row.scope == scope && row.versus.as_deref() == versus;
         table.iter().find(hit).unwrap_or_else(|| panic!("no row {encoder} {metric} {scope} {versus:?}"))
     }
 

@@ -40,7 +40,9 @@ impl Default for Config {
 pub fn map(rows: &[Vec<f64>], config: &Config) -> Result<Vec<[f64; 2]>> {
     let (n, width) = (rows.len(), rows.first().map_or(0, Vec::len));
     if n < POINTS || width < 2 || rows.iter().any(|row| row.len() != width) {
-        return Err(Error::Invalid(format!("a t-SNE map needs at least {POINTS} embeddings of one width of at least 2, found {n} of {width}")));
+        return Err(Error::Invalid(format!(
+            "a t-SNE map needs at least {POINTS} embeddings of one width of at least 2, found {n} of {width}"
+        )));
     }
     if rows.iter().flatten().any(|value| !value.is_finite()) {
         return Err(Error::NonFinite { name: "text".into(), context: "embeddings for the t-SNE map".into() });

@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod corpus;
 pub mod grammar;
+pub mod phrase;
 pub mod reader;
 pub mod render;
 pub mod scene;

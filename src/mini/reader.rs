@@ -10,6 +10,7 @@ use candle_core::{D, DType, Device, Tensor};
 use image::RgbImage;
 use image::imageops::FilterType;
 
+use super::phrase::{Phrase, exactly};
 use super::scene::{Kind, Object, Scene, Split};
 use super::words::{Background, Colour, Noun, Relation};
 use super::{render, scene};
@@ -44,10 +45,7 @@ impl Conv {
     fn new(weights: &Weights, name: &str, [to, from, kernel]: [usize; 3]) -> Result<Self> {
         let weights = weights.pp(name);
         let spread = (2.0 / (from * kernel * kernel) as f64).sqrt();
-        Ok(Self(
-            weights.tensor("weight", &[to, from, kernel, kernel], Init::Normal(spread))?,
-            weights.tensor("bias", &[to], Init::Zeros)?,
-        ))
+        Ok(Self(weights.tensor("weight", &[to, from, kernel, kernel], Init::Normal(spread))?, weights.tensor("bias", &[to], Init::Zeros)?))
     }
 
     fn forward(&self, x: &Tensor, walk: Walk) -> Result<Tensor> {
@@ -185,9 +183,7 @@ impl Reader {
             &fitted
         };
         let outputs = self.forward(&to_tensor(std::slice::from_ref(seen))?)?;
-        let rows = |tensor: &Tensor| -> Result<Vec<Vec<f64>>> {
-            Ok(tensor.squeeze(0)?.flatten(0, 1)?.to_dtype(DType::F64)?.to_vec2()?)
-        };
+        let rows = |tensor: &Tensor| -> Result<Vec<Vec<f64>>> { Ok(tensor.squeeze(0)?.flatten(0, 1)?.to_dtype(DType::F64)?.to_vec2()?) };
         let (objectness, boxes) = (rows(&outputs.objectness)?, rows(&outputs.boxes)?);
         let (nouns, colours) = (rows(&outputs.nouns)?, rows(&outputs.colours)?);
         let scale = [f64::from(width) / SIDE as f64, f64::from(height) / SIDE as f64];
@@ -293,51 +289,6 @@ impl Vqa for Reader {
     }
 }
 
-/// A noun phrase of the grammar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Phrase {
-    /// None for "a", "an", "the" and a bare noun: at least one.
-    count: Option<usize>,
-    colour: Option<Colour>,
-    noun: Noun,
-}
-
-impl Phrase {
-    /// Reads `[a|an|the|one|two|three|four] [colour] noun`, the noun in the singular or plural; case does not matter.
-    fn parse(phrase: &str) -> Result<Self> {
-        let unknown = |what: &str| Error::Invalid(format!("the mini reader cannot answer `{phrase}`: {what}"));
-        let lower = phrase.trim().trim_end_matches(['?', '.']).to_lowercase();
-        let mut words: Vec<&str> = lower.split_whitespace().collect();
-        let last = words.pop().ok_or_else(|| unknown("it is empty"))?;
-        let noun = Noun::all().find(|noun| noun.name() == last || noun.plural() == last);
-        let noun = noun.ok_or_else(|| unknown(&format!("`{last}` is no noun of the miniature world")))?;
-        let colour = words.last().and_then(|word| Colour::named(word));
-        if colour.is_some() {
-            words.pop();
-        }
-        let count = match words[..] {
-            [] | ["a" | "an" | "the"] => None,
-            ["one"] => Some(1),
-            [word] => Some((2..=4).find(|&n| super::words::number_word(n) == Some(word)).ok_or_else(|| unknown(word))?),
-            _ => return Err(unknown(&words.join(" "))),
-        };
-        Ok(Self { count, colour, noun })
-    }
-}
-
-/// Probability that exactly `count` of independent events with the given probabilities happen.
-fn exactly(count: usize, probabilities: &[f64]) -> f64 {
-    let mut distribution = vec![0.0; probabilities.len() + 1];
-    distribution[0] = 1.0;
-    for (n, p) in probabilities.iter().enumerate() {
-        for k in (0..=n + 1).rev() {
-            let before = if k > 0 { distribution[k - 1] } else { 0.0 };
-            distribution[k] = distribution[k] * (1.0 - p) + before * p;
-        }
-    }
-    distribution.get(count).copied().unwrap_or(0.0)
-}
-
 /// The box of an object in an image of 64 px, as the network's targets: centre from the cell's, width and height; in cells.
 pub fn box_target(object: &Object, shift: [f64; 2]) -> [f64; BOX] {
     let bounds = render::bounds(object, SIDE as u32);
@@ -393,36 +344,6 @@ fn argmax(values: &[f64]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn phrases_of_the_grammar_are_read() {
-        let (car, red) = (Noun::named("car").unwrap(), Colour::named("red").unwrap());
-        let parse = |text| Phrase::parse(text).unwrap();
-        assert_eq!(parse("a red car?"), Phrase { count: None, colour: Some(red), noun: car });
-        assert_eq!(parse("A car"), Phrase { count: None, colour: None, noun: car });
-        assert_eq!(parse("three red cars"), Phrase { count: Some(3), colour: Some(red), noun: car });
-        for (text, reason) in [("a red sofa", "sofa"), ("", "empty"), ("a shiny car", "shiny"), ("nine cars", "nine")] {
-            assert!(Phrase::parse(text).unwrap_err().to_string().contains(reason), "{text}");
-        }
-    }
-
-    #[test]
-    fn every_colour_phrase_of_a_scene_can_be_asked() {
-        for item in 0..200 {
-            let key = rng::Key { seed: 1, purpose: "test", item, draw: 0 };
-            let scene = Scene::sample(&mut rng::stream(key), Split::Val);
-            assert!(scene.phrases().iter().all(|phrase| Phrase::parse(phrase).is_ok()));
-        }
-    }
-
-    #[test]
-    fn exact_counts_follow_the_poisson_binomial_law() {
-        let p = [0.5, 0.2];
-        for (count, expected) in [(0, 0.4), (1, 0.5), (2, 0.1), (3, 0.0)] {
-            assert!((exactly(count, &p) - expected).abs() < 1e-12);
-        }
-        assert_eq!(exactly(2, &[1.0, 1.0, 0.0]), 1.0);
-    }
 
     #[test]
     fn anchors_stay_in_their_cell_when_shifted_a_little() {

@@ -7,15 +7,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+pub use crate::models::card::{REAL, TEACHER};
 use crate::run::context::RunContext;
 use crate::run::evaluation::{Skipped, TsneRow, read_skipped};
 use crate::run::files;
 use crate::run::results::{SampleRow, ScoreRow, SummaryRow, TrainLogRow};
-
-/// Encoder name of rendered ground truth.
-pub const REAL: &str = "real";
-/// Encoder name of the teacher.
-pub const TEACHER: &str = "teacher";
 
 /// One run as the page sees it.
 #[derive(Debug)]
@@ -191,7 +187,11 @@ impl Data {
             self.encoders.iter().map(|encoder| (encoder.name.clone(), self.parameters(&encoder.name).unwrap_or(0.0))).collect();
         self.encoders.sort_by(|a, b| {
             let by_size = size[&b.name].total_cmp(&size[&a.name]);
-            rank(&a.name).cmp(&rank(&b.name)).then(objective_rank(a).cmp(&objective_rank(b))).then(by_size).then_with(|| a.name.cmp(&b.name))
+            rank(&a.name)
+                .cmp(&rank(&b.name))
+                .then(objective_rank(a).cmp(&objective_rank(b)))
+                .then(by_size)
+                .then_with(|| a.name.cmp(&b.name))
         });
     }
 

@@ -231,7 +231,9 @@ pub fn text_difference(target: &str, read: &str) -> String {
         };
         let letter = escape(&letter.to_string());
         match html.strip_suffix(&format!("</{tag}>")) {
-            Some(open) if open.rfind('<').is_some_and(|at| open[at..].starts_with(&format!("<{tag}>"))) => html = format!("{open}{letter}</{tag}>"),
+            Some(open) if open.rfind('<').is_some_and(|at| open[at..].starts_with(&format!("<{tag}>"))) => {
+                html = format!("{open}{letter}</{tag}>")
+            }
             _ => html.push_str(&format!("<{tag}>{letter}</{tag}>")),
         }
     }

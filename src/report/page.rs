@@ -28,7 +28,8 @@ impl Notes {
     }
 
     fn html(&self) -> String {
-        let notes: String = self.texts.iter().enumerate().map(|(i, text)| format!("<li id=\"note-{}\">{}</li>", i + 1, escape(text))).collect();
+        let notes: String =
+            self.texts.iter().enumerate().map(|(i, text)| format!("<li id=\"note-{}\">{}</li>", i + 1, escape(text))).collect();
         format!("<ol class=\"notes\">{notes}</ol>")
     }
 }
@@ -53,8 +54,7 @@ pub fn page(data: &Data, config: &Config) -> Result<String> {
     ];
     let parts: Vec<_> = parts.into_iter().filter(|(_, _, html)| !html.is_empty()).collect();
     let navigation: String = parts.iter().map(|(id, title, _)| format!("<a href=\"#{id}\">{title}</a>")).collect();
-    let body: String =
-        parts.iter().map(|(id, title, html)| format!("<section id=\"{id}\"><h2>{title}</h2>\n{html}</section>\n")).collect();
+    let body: String = parts.iter().map(|(id, title, html)| format!("<section id=\"{id}\"><h2>{title}</h2>\n{html}</section>\n")).collect();
     let name = escape(&data.name);
     Ok(format!(
         "{}<header><h1>{name}</h1><p class=\"subtitle\">Distilled text encoders of a text-to-image model, measured</p>\n{}</header>\n\

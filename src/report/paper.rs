@@ -33,14 +33,15 @@ pub struct PublishedTable {
 #[serde(deny_unknown_fields)]
 pub struct PublishedRow {
     pub model: String,
-    pub values: Vec<f64>,
+    /// As printed.
+    pub values: Vec<String>,
 }
 
 impl Published {
     /// Reads the embedded tables.
     ///
     /// # Errors
-    /// A row with more or fewer cells than its table has columns.
+    /// A row with more or fewer cells than its table has columns, or a cell that is no number.
     pub fn read() -> Result<Self> {
         let path = "datasets/paper-results.toml";
         let published: Self = toml::from_str(PUBLISHED).map_err(|error| Error::format("table of published numbers", path, error))?;
@@ -49,13 +50,17 @@ impl Published {
                 let reason = format!("`{}` has {} cells for {} columns", row.model, row.values.len(), table.columns.len());
                 return Err(Error::format("table of published numbers", path, reason));
             }
+            if let Some(cell) = table.rows.iter().flat_map(|row| &row.values).find(|cell| cell.parse::<f64>().is_err()) {
+                return Err(Error::format("table of published numbers", path, format!("cell `{cell}` is no number")));
+            }
         }
         Ok(published)
     }
 
     /// The tables of the given numbers as HTML.
     pub fn html(&self, numbers: &[u64]) -> String {
-        self.tables.iter().filter(|table| numbers.contains(&table.number)).map(|table| table.html(&self.protocol)).collect()
+        let tables = self.tables.iter().filter(|table| numbers.contains(&table.number));
+        format!("<div class=\"beside\">{}</div>", tables.map(|table| table.html(&self.protocol)).collect::<String>())
     }
 }
 
@@ -65,7 +70,7 @@ impl PublishedTable {
         let table = Table::new(&caption).column("Model", None);
         let mut table = self.columns.iter().fold(table, |table, column| table.column(column, None));
         for row in &self.rows {
-            let cells = row.values.iter().map(|&value| Cell::number(value, &format!("{value}")));
+            let cells = row.values.iter().map(|cell| cell.parse().map_or_else(|_| Cell::text(cell), |value| Cell::number(value, cell)));
             table.row(std::iter::once(Cell::text(&row.model)).chain(cells).collect());
         }
         table.html()
@@ -81,7 +86,8 @@ mod tests {
         let published = Published::read().unwrap();
         let row = |number: u64, column: &str, model: &str| {
             let table = published.tables.iter().find(|t| t.number == number && t.columns.iter().any(|c| c == column)).unwrap();
-            table.rows.iter().find(|row| row.model == model).unwrap().values.clone()
+            let cells = &table.rows.iter().find(|row| row.model == model).unwrap().values;
+            cells.iter().map(|cell| cell.parse().unwrap()).collect::<Vec<f64>>()
         };
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         let ablation = row(4, "CommonText Val", "all prompts");

@@ -90,11 +90,15 @@ pub fn sizes(series: &[(String, Vec<(f64, Bar, String)>)], axes: Axes) -> Result
         [(x.log10(), bound(bar.low)), (x.log10(), bound(bar.high)), (x.log10(), 0.0)]
     };
     let points: Vec<(f64, f64)> = series.iter().flat_map(|(_, points)| points.iter().flat_map(corners)).collect();
-    let Some([x, y]) = ranges(points.iter()) else { return Err(Error::Invalid("a figure of sizes needs points".into())) };
+    let Some([x, y]) = ranges(points.iter()) else {
+        return Err(Error::Invalid("a figure of sizes needs points".into()));
+    };
+    // Room for the names of the outermost points.
+    let x = x.start - 0.08 * (x.end - x.start)..x.end + 0.08 * (x.end - x.start);
     svg((720, 400), axes, |canvas| {
         let mut chart =
             ChartBuilder::on(canvas).margin(10).x_label_area_size(42).y_label_area_size(64).build_cartesian_2d(x.clone(), y.clone())?;
-        mesh(&mut chart, axes, &|x| super::table::format_count(10f64.powf(*x)), &|y| format!("{y:.0}"))?;
+        mesh(&mut chart, axes, &|x| super::table::format_count(two_digits(10f64.powf(*x))), &|y| format!("{y:.0}"))?;
         for (i, (_, points)) in series.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
             let line = points.iter().map(|(x, bar, _)| (x.log10(), bar.value));
@@ -108,7 +112,7 @@ pub fn sizes(series: &[(String, Vec<(f64, Bar, String)>)], axes: Axes) -> Result
                 markers(&mut chart, i, std::iter::once((x, bar.value)), 5)?;
                 if i == 0 {
                     let style = (FONT, 12).into_font().color(&INK);
-                    chart.draw_series([EmptyElement::at((x, bar.value)) + Text::new(name.clone(), (7, -16), style)])?;
+                    chart.draw_series([EmptyElement::at((x, bar.value)) + Text::new(name.clone(), (-8, -20), style)])?;
                 }
             }
         }
@@ -242,12 +246,20 @@ fn ranges<'a>(points: impl Iterator<Item = &'a (f64, f64)>) -> Option<[std::ops:
     Some([widen(x0, x1), widen(y0, y1)])
 }
 
+/// The nearest number with two significant digits.
+fn two_digits(value: f64) -> f64 {
+    let unit = 10f64.powf(value.log10().floor() - 1.0);
+    (value / unit).round() * unit
+}
+
 fn format_power(exponent: f64) -> String {
     let value = 10f64.powf(exponent);
-    if (0.01..1e4).contains(&value) {
-        format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
-    } else {
-        format!("{value:.1e}")
+    match value {
+        v if v >= 10.0 => format!("{v:.0}"),
+        v if v >= 1.0 => format!("{v:.1}"),
+        v if v >= 0.1 => format!("{v:.2}"),
+        v if v >= 0.001 => format!("{v:.4}"),
+        v => format!("{v:.1e}"),
     }
 }
 

@@ -13,6 +13,20 @@ use super::table::{Cell, Outcome, Table, escape, format_count, format_value, int
 use crate::error::Result;
 use crate::run::results::{SummaryRow, TrainLogRow};
 
+/// The columns of the paper and their averages; every other metric stands in a table that opens on demand.
+const HEADLINE: [&str; 10] = [
+    "clip_score",
+    "frechet",
+    "compbench_color",
+    "compbench_spatial",
+    "compbench_numeracy",
+    "compbench",
+    "ocr_char",
+    "ocr_word",
+    "ocr_sentence",
+    "ocr_mean",
+];
+
 /// Points of a learning curve after averaging.
 const CURVE_POINTS: usize = 120;
 
@@ -70,12 +84,17 @@ pub fn scores(data: &Data, notes: &mut Notes) -> String {
     let groups: [(&str, &dyn Fn(&str) -> bool); 3] = [
         ("Image quality", &|metric| matches!(metric, "clip_score" | "frechet")),
         ("Semantic understanding (T2I-CompBench rules)", &|metric| metric.starts_with("compbench")),
-        ("Text rendering (CommonText)", &|metric| metric.starts_with("ocr_")),
+        ("Text rendering (CommonText)", &|metric| metric.starts_with("ocr_") && HEADLINE.contains(&metric)),
     ];
     let mut html = String::new();
     for (caption, belongs) in groups {
         let chosen: Vec<&str> = metrics.iter().copied().filter(|metric| belongs(metric)).collect();
         html.push_str(&value_table(data, notes, &format!("{caption}; all prompts it applies to"), &chosen, "all"));
+    }
+    let more: Vec<&str> = metrics.iter().copied().filter(|metric| metric.starts_with("ocr_") && !HEADLINE.contains(metric)).collect();
+    let table = value_table(data, notes, "Other ways to compare the text read with the text asked for", &more, "all");
+    if !table.is_empty() {
+        let _ = write!(html, "<details><summary>Other text scores</summary>{table}</details>");
     }
     for scope in scopes(data) {
         let in_scope: Vec<&str> = metrics
@@ -122,6 +141,7 @@ pub fn differences(data: &Data, notes: &mut Notes) -> String {
     let metrics: Vec<&str> = data
         .metrics()
         .into_iter()
+        .filter(|metric| HEADLINE.contains(metric))
         .filter(|metric| data.summary.iter().any(|row| row.metric == *metric && row.versus.is_some() && row.scope == "all"))
         .collect();
     let mut table = Table::new("Student minus reference, paired by prompt and noise").column("Student", None).column("minus", None);
@@ -150,8 +170,7 @@ pub fn differences(data: &Data, notes: &mut Notes) -> String {
             let cells = metrics.iter().map(|metric| Cell::difference(data.number(&encoder.name, metric, "all", Some(versus))));
             table.row([encoder_cell(encoder), Cell::text(versus)].into_iter().chain(cells).collect());
         }
-        let shares: Vec<Option<&SummaryRow>> =
-            retained.iter().map(|name| data.number(&encoder.name, name, "all", Some(TEACHER))).collect();
+        let shares: Vec<Option<&SummaryRow>> = retained.iter().map(|name| data.number(&encoder.name, name, "all", Some(TEACHER))).collect();
         if shares.iter().any(Option::is_some) {
             kept.row(std::iter::once(encoder_cell(encoder)).chain(shares.into_iter().map(Cell::value)).collect());
         }
@@ -166,7 +185,9 @@ pub fn differences(data: &Data, notes: &mut Notes) -> String {
 /// Vision-based against naive distillation of the same network, with what each cost.
 pub fn naive(data: &Data) -> String {
     let mut table = Table::new("The same network distilled in two ways");
-    for title in ["Student", "Objective", "Compared at", "Updates", "Batch", "Wall seconds", "CompBench mean ↑", "OCR mean ↑", "CLIP score ↑"] {
+    for title in
+        ["Student", "Objective", "Compared at", "Updates", "Batch", "Wall seconds", "CompBench mean ↑", "OCR mean ↑", "CLIP score ↑"]
+    {
         table = table.column(title, None);
     }
     let mut pairs = 0;
@@ -199,7 +220,9 @@ fn equality(vision: &Encoder, naive: &Encoder) -> String {
         (true, true) => "equal updates and wall time".into(),
         (true, false) => "equal updates".into(),
         (false, true) => "equal wall time".into(),
-        (false, false) => both("seconds").filter(|(a, _)| *a > 0.0).map_or("neither".into(), |(a, b)| format!("{:.2} of the wall time", b / a)),
+        (false, false) => {
+            both("seconds").filter(|(a, _)| *a > 0.0).map_or("neither".into(), |(a, b)| format!("{:.2} of the wall time", b / a))
+        }
     }
 }
 
@@ -217,11 +240,13 @@ fn training_cells(data: &Data, encoder: &Encoder, compared: &str) -> Vec<Cell> {
 /// The paper's tables.
 pub fn beside_paper(data: &Data) -> Result<String> {
     let published = Published::read()?;
-    let ours: Vec<&str> = ["compbench_color", "compbench_spatial", "compbench_numeracy", "clip_score", "frechet", "ocr_char", "ocr_word", "ocr_sentence"]
-        .into_iter()
-        .filter(|metric| data.metrics().contains(metric))
-        .collect();
-    let mut table = Table::new("This run, the columns that the paper has too (other models: compare patterns, never values)").column("Encoder", None);
+    let ours: Vec<&str> =
+        ["compbench_color", "compbench_spatial", "compbench_numeracy", "clip_score", "frechet", "ocr_char", "ocr_word", "ocr_sentence"]
+            .into_iter()
+            .filter(|metric| data.metrics().contains(metric))
+            .collect();
+    let mut table =
+        Table::new("This run, the columns that the paper has too (other models: compare patterns, never values)").column("Encoder", None);
     for metric in &ours {
         table = table.column(&metric_title(metric), None);
     }
@@ -261,6 +286,7 @@ pub fn figures(data: &Data) -> Result<String> {
             (!points.is_empty()).then(|| ((*title).to_owned(), points))
         })
         .collect();
+    html.push_str("<div class=\"plots\">");
     if !series.is_empty() {
         let description = "Score of vision-distilled students in percent of the teacher's, over the number of encoder weights";
         let svg = plot::sizes(&series, Axes { x: "weights of the encoder, without projection (log)", y: "% of the teacher", description })?;
@@ -268,7 +294,9 @@ pub fn figures(data: &Data) -> Result<String> {
         html.push_str(&figure(&svg, &plot::legend(series.iter().map(|(name, _)| name.as_str())), words));
     }
     html.push_str(&bar_figure(data)?);
-    for (objective, title) in [("vision", "Learning curves of vision-based distillation"), ("naive", "Learning curves of naive distillation")] {
+    for (objective, title) in
+        [("vision", "Learning curves of vision-based distillation"), ("naive", "Learning curves of naive distillation")]
+    {
         let series: Vec<Series> = data
             .encoders
             .iter()
@@ -278,10 +306,12 @@ pub fn figures(data: &Data) -> Result<String> {
             .collect();
         if !series.is_empty() {
             let svg = plot::curves(&series, Axes { x: "updates", y: "loss (log)", description: title })?;
-            let words = format!("{title}; each point is the mean loss of a stretch of updates. Losses of the two objectives have different units.");
+            let words =
+                format!("{title}; each point is the mean loss of a stretch of updates. Losses of the two objectives have different units.");
             html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &words));
         }
     }
+    html.push_str("</div>\n");
     Ok(html)
 }
 
@@ -293,8 +323,11 @@ fn bar_figure(data: &Data) -> Result<String> {
         .chain([("ocr_word", "seen", "OCR word, seen".to_owned()), ("ocr_word", "unseen", "OCR word, unseen".to_owned())])
         .filter(|(metric, scope, _)| data.summary.iter().any(|row| row.metric == *metric && row.scope == *scope && row.versus.is_none()))
         .collect();
-    let encoders: Vec<&Encoder> =
-        data.encoders.iter().filter(|encoder| groups.iter().any(|(metric, scope, _)| data.number(&encoder.name, metric, scope, None).is_some())).collect();
+    let encoders: Vec<&Encoder> = data
+        .encoders
+        .iter()
+        .filter(|encoder| groups.iter().any(|(metric, scope, _)| data.number(&encoder.name, metric, scope, None).is_some()))
+        .collect();
     if groups.is_empty() || encoders.is_empty() {
         return Ok(String::new());
     }
@@ -304,8 +337,15 @@ fn bar_figure(data: &Data) -> Result<String> {
             (title.clone(), encoders.iter().map(|encoder| data.number(&encoder.name, metric, scope, None).map(bar)).collect())
         })
         .collect();
-    let svg = plot::bars(&bars, Axes { x: "", y: "%", description: "Scores per category and encoder with intervals; the same numbers stand in the tables" })?;
-    Ok(figure(&svg, &plot::legend(encoders.iter().map(|encoder| display_name(encoder))), "Score per category; whiskers are intervals over prompts."))
+    let svg = plot::bars(
+        &bars,
+        Axes { x: "", y: "%", description: "Scores per category and encoder with intervals; the same numbers stand in the tables" },
+    )?;
+    Ok(figure(
+        &svg,
+        &plot::legend(encoders.iter().map(|encoder| display_name(encoder))),
+        "Score per category; whiskers are intervals over prompts.",
+    ))
 }
 
 fn display_name(encoder: &Encoder) -> &str {
@@ -363,7 +403,7 @@ pub fn ceilings(data: &Data, notes: &mut Notes) -> String {
     for title in ["Metric", "Prompts", "Ceiling"] {
         table = table.column(title, None);
     }
-    for row in data.summary.iter().filter(|row| row.encoder == REAL && row.versus.is_none()) {
+    for row in data.summary.iter().filter(|row| row.encoder == REAL && HEADLINE.contains(&row.metric.as_str())) {
         let title = format!("{}{}", metric_title(&row.metric), arrow(&row.direction));
         notes.number(&row.protocol);
         table.row(vec![Cell::text(&title), Cell::text(&row.scope), Cell::value(Some(row))]);
@@ -378,7 +418,8 @@ pub fn ceilings(data: &Data, notes: &mut Notes) -> String {
 pub fn collapse(data: &Data, notes: &mut Notes) -> Result<String> {
     let metrics: Vec<&str> = ["effective_rank", "mean_cosine"].into_iter().filter(|metric| data.metrics().contains(metric)).collect();
     let cards = [("dead_units", "Dead hidden units of the projection"), ("variance_ratio", "Variance against the teacher's")];
-    let mut table = Table::new("Signs of collapse: few directions, a mean cosine near 1, dead units, lost variance").column("Encoder", None);
+    let mut table =
+        Table::new("Signs of collapse: few directions, a mean cosine near 1, dead units, lost variance").column("Encoder", None);
     for metric in &metrics {
         let protocol = data.summary.iter().find(|row| row.metric == *metric).map(|row| notes.number(&row.protocol));
         table = table.column(&metric_title(metric), protocol);
@@ -395,7 +436,9 @@ pub fn collapse(data: &Data, notes: &mut Notes) -> Result<String> {
             });
         }
         for (key, _) in cards {
-            cells.push(encoder.card_number(key).map_or(Cell::absent("not in the card"), |value| Cell::number(value, &format!("{value:.3}"))));
+            cells.push(
+                encoder.card_number(key).map_or(Cell::absent("not in the card"), |value| Cell::number(value, &format!("{value:.3}"))),
+            );
         }
         table.row(cells);
     }

@@ -64,7 +64,7 @@ impl Cell {
     pub fn value(row: Option<&SummaryRow>) -> Self {
         let Some(row) = row else { return Self::absent("not measured") };
         let shown = format!(
-            "{}<small class=\"interval\">{}</small><small class=\"n\">n {}</small>",
+            "{}<br><small class=\"interval\">{}</small> <small class=\"n\">n {}</small>",
             escape(&format_value(&row.metric, row.value)),
             escape(&interval(row)),
             row.n
@@ -81,7 +81,7 @@ impl Cell {
             Outcome::Undecided => ("number undecided", "≈", "undecided"),
         };
         let shown = format!(
-            "{}<small class=\"interval\">{}</small><small class=\"outcome\"><span aria-hidden=\"true\">{glyph}</span> {word}, n {}</small>",
+            "<span aria-hidden=\"true\">{glyph}</span> {} <small class=\"outcome\">{word}</small><br><small class=\"interval\">{}</small> <small class=\"n\">n {}</small>",
             escape(&signed(&row.metric, row.value)),
             escape(&interval(row)),
             row.n
@@ -151,7 +151,8 @@ impl Table {
             html.push_str("<tr>");
             for (i, cell) in row.iter().enumerate() {
                 let (tag, scope) = if i == 0 { ("th", " scope=\"row\"") } else { ("td", "") };
-                let _ = write!(html, "<{tag}{scope} class=\"{}\" data-value=\"{}\">{}</{tag}>", cell.class, escape(&cell.plain), cell.shown);
+                let _ =
+                    write!(html, "<{tag}{scope} class=\"{}\" data-value=\"{}\">{}</{tag}>", cell.class, escape(&cell.plain), cell.shown);
             }
             html.push_str("</tr>");
         }
@@ -200,7 +201,8 @@ pub fn interval(row: &SummaryRow) -> String {
     if !row.ci_low.is_finite() || !row.ci_high.is_finite() {
         return "no interval".into();
     }
-    let show = |value: f64| if value < 0.0 { format!("−{}", format_value(&row.metric, -value)) } else { format_value(&row.metric, value) };
+    let show =
+        |value: f64| if value < 0.0 { format!("−{}", format_value(&row.metric, -value)) } else { format_value(&row.metric, value) };
     format!("[{}, {}]", show(row.ci_low), show(row.ci_high))
 }
 

@@ -105,7 +105,8 @@ fn difference_box(a: &RgbImage, b: &RgbImage) -> Option<[f64; 4]> {
 fn sample(seed: u64, purpose: &str, item: u64, random_share: f64, only_signs: bool) -> Sample {
     let rng = &mut rng::stream(rng::Key { seed, purpose, item, draw: 0 });
     // Half of the detector's pictures have no sign: objects must not be taken for letters.
-    let mut scene = if only_signs || uniform(rng) < 0.5 { Scene::sample_kind(rng, Kind::Sign, Split::Train) } else { Scene::sample(rng, Split::Train) };
+    let mut scene =
+        if only_signs || uniform(rng) < 0.5 { Scene::sample_kind(rng, Kind::Sign, Split::Train) } else { Scene::sample(rng, Split::Train) };
     if scene.sign_word.is_some() {
         let word = if uniform(rng) < random_share { random_letters(rng) } else { (*pick(rng, seen_sign_words())).to_owned() };
         scene.sign_word = Some(word);
@@ -198,7 +199,8 @@ impl OcrTask {
     fn new(config: &Config, seed: u64, make: impl FnOnce(&Weights) -> Result<Network>) -> Result<Self> {
         let weights = Weights::trainable(seed, BTreeMap::new(), DType::F32, &Device::Cpu);
         let network = make(&weights)?;
-        let settings = AdamWConfig { learning_rate: config.learning_rate, weight_decay: 1e-2, max_gradient_norm: 5.0, ..Default::default() };
+        let settings =
+            AdamWConfig { learning_rate: config.learning_rate, weight_decay: 1e-2, max_gradient_norm: 5.0, ..Default::default() };
         Ok(Self { config: config.clone(), seed, network, vars: VarSet::new(weights.vars()), optimiser: AdamW::new(settings) })
     }
 
@@ -373,7 +375,8 @@ mod tests {
 
     #[test]
     fn both_losses_fall_within_a_few_steps() {
-        let config = Config { detection_steps: 20, detection_batch: 2, recognition_steps: 20, recognition_batch: 2, warmup: 3, ..Config::default() };
+        let config =
+            Config { detection_steps: 20, detection_batch: 2, recognition_steps: 20, recognition_batch: 2, warmup: 3, ..Config::default() };
         let detection = OcrTask::new(&config, 1, |weights| Ok(Network::Detection(Detection::new(weights)?))).unwrap();
         let recognition = OcrTask::new(&config, 1, |weights| Ok(Network::Recognition(Recognition::new(weights)?))).unwrap();
         for mut task in [detection, recognition] {

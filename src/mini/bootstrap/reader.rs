@@ -176,7 +176,8 @@ impl ReaderTask {
     fn new(config: &Config, seed: u64, start: BTreeMap<String, Tensor>) -> Result<Self> {
         let weights = Weights::trainable(seed, start, DType::F32, &Device::Cpu);
         let network = Reader::new(&weights)?;
-        let settings = AdamWConfig { learning_rate: config.learning_rate, weight_decay: 1e-2, max_gradient_norm: 5.0, ..Default::default() };
+        let settings =
+            AdamWConfig { learning_rate: config.learning_rate, weight_decay: 1e-2, max_gradient_norm: 5.0, ..Default::default() };
         Ok(Self { config: config.clone(), seed, network, vars: VarSet::new(weights.vars()), optimiser: AdamW::new(settings) })
     }
 }

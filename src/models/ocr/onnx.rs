@@ -81,11 +81,8 @@ impl Graph {
         let scales = [1f32, 1.0, 2.0, 2.0];
         let bytes: Vec<u8> = scales.iter().flat_map(|v| v.to_le_bytes()).collect();
         let scales = self.constant(FLOAT, &[4], &bytes);
-        let attributes = [
-            string("coordinate_transformation_mode", "asymmetric"),
-            string("mode", "nearest"),
-            string("nearest_mode", "floor"),
-        ];
+        let attributes =
+            [string("coordinate_transformation_mode", "asymmetric"), string("mode", "nearest"), string("nearest_mode", "floor")];
         self.node("Resize", &[x, "", &scales], &attributes)
     }
 
