@@ -83,6 +83,15 @@ fn the_committed_networks_read_clean_signs() {
 }
 
 #[test]
+fn the_committed_networks_read_letters_and_do_not_guess_words() {
+    let reader = OcrsReader::load(&committed("ocr-detection.onnx"), &committed("ocr-recognition.onnx")).unwrap();
+    // One letter away from words of the world, or no words at all.
+    let strings = ["xqzvb", "dreem", "jjkll", "wqy", "hotal", "ozzo", "pfnmgr", "rivir", "ttt", "qkjxv"];
+    let share = exact_share(&reader, &strings, 40, 7).unwrap();
+    assert!(share >= 0.85, "{share} of the strings are read");
+}
+
+#[test]
 fn the_committed_networks_are_small() {
     for name in ["ocr-detection.onnx", "ocr-recognition.onnx"] {
         assert!(std::fs::metadata(committed(name)).unwrap().len() <= 1 << 20, "{name}");

@@ -4,4 +4,5 @@ pub mod autoencoder;
 pub mod degrade;
 pub mod ocr;
 pub mod reader;
+pub mod signs;
 pub mod trainer;
