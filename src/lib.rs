@@ -2,9 +2,16 @@
 
 #![deny(unsafe_code)]
 
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod diffusion;
+pub mod distill;
+pub mod doctor;
 pub mod error;
-pub mod mini;
 pub mod metrics;
+pub mod mini;
 pub mod models;
 pub mod nn;
 pub mod run;
+pub mod stages;

@@ -1,6 +1,8 @@
 //! Makes the weights of the miniature world's networks. Every part is seeded and resumable.
 
 pub mod autoencoder;
+pub mod clip;
+pub mod contrast;
 pub mod degrade;
 pub mod ocr;
 pub mod reader;
