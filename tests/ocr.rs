@@ -23,7 +23,7 @@ fn run_onnx(model: Vec<u8>, shape: [usize; 4], values: &[f32]) -> Vec<f32> {
     let model = rten::Model::load(model).unwrap();
     let input = rten::ValueView::from_shape(shape, values).unwrap();
     let output = model.run_one(input.into(), None).unwrap();
-    output.into_tensor::<f32>().unwrap().to_vec()
+    output.into_tensor::<f32>().unwrap().into_data()
 }
 
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
