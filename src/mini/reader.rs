@@ -354,6 +354,31 @@ mod tests {
     }
 
     #[test]
+    fn the_committed_reader_sees_fresh_renders_and_answers_for_them() {
+        let reader = Reader::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/mini/reader.safetensors")).unwrap();
+        let ceilings = reader.ceilings(120, 11).unwrap();
+        let Ceilings { object, colour, count, relation, background, .. } = ceilings;
+        assert!([object, colour, count, relation, background].iter().all(|&share| share > 0.95), "{ceilings:?}");
+
+        let look = |noun, colour| scene::Look { noun: Noun::named(noun).unwrap(), colour: Colour::named(colour).unwrap() };
+        let image = render::render(&Scene::counted(Background::named("mint").unwrap(), look("car", "red"), 3), 64);
+        let yes = |phrase| reader.probability_of_yes(&image, phrase).unwrap();
+        for phrase in ["a red car", "a car", "three red cars"] {
+            assert!(yes(phrase) > 0.8, "{phrase} {}", yes(phrase));
+        }
+        for phrase in ["a blue car", "a red house", "two red cars", "four cars"] {
+            assert!(yes(phrase) < 0.2, "{phrase} {}", yes(phrase));
+        }
+        // The boxes are given in pixels of the image that was shown.
+        let large = image::imageops::resize(&image, 128, 128, FilterType::Triangle);
+        let first = |image| centre(&reader.objects(image).unwrap()[0].bounds);
+        let places = [[16.0, 16.0], [48.0, 16.0], [32.0, 48.0]];
+        assert!(places.iter().any(|&place| distance(first(&image), place) < 4.0));
+        assert!(places.iter().any(|place| distance(first(&large), place.map(|v| 2.0 * v)) < 8.0));
+        assert!(reader.detect(&image).unwrap().iter().all(|found| found.label == "car"));
+    }
+
+    #[test]
     fn overlap_is_one_third_for_half_shifted_squares() {
         let a = PixelBox { x0: 0.0, y0: 0.0, x1: 2.0, y1: 2.0 };
         let b = PixelBox { x0: 1.0, x1: 3.0, ..a };

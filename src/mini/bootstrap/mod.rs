@@ -7,6 +7,7 @@ pub mod degrade;
 pub mod denoiser;
 pub mod ocr;
 pub mod reader;
+pub mod signs;
 pub mod text_encoder;
 pub mod trainer;
 
