@@ -2,8 +2,15 @@
 
 #![deny(unsafe_code)]
 
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod doctor;
+pub mod diffusion;
+pub mod distill;
 pub mod error;
 pub mod mini;
 pub mod models;
 pub mod nn;
 pub mod run;
+pub mod stages;

@@ -1,14 +1,16 @@
 //! Networks and the traits by which stages see them.
 
-pub mod flux;
-pub mod student;
-pub mod t5;
 pub mod autoencoder;
+pub mod card;
 pub mod clip;
 pub mod convolution;
+pub mod flux;
 pub mod group_norm;
 pub mod images;
 pub mod rows;
+pub mod student;
+pub mod t5;
+pub mod teacher;
 pub mod tokenizer;
 pub mod weights;
 

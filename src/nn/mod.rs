@@ -5,6 +5,7 @@
 pub mod activation;
 pub mod attention;
 pub mod cpu;
+pub mod cross_entropy;
 pub mod embedding;
 pub mod linear;
 pub mod norm;

@@ -1,8 +1,12 @@
 //! What every stage needs: files, tables, randomness, progress, interruption. Knows nothing about networks.
 
+pub mod alloc;
 pub mod context;
 pub mod files;
+pub mod hashes;
 pub mod interrupt;
+pub mod machine;
+pub mod manifest;
 pub mod progress;
 pub mod results;
 pub mod rng;

@@ -1,0 +1,9 @@
+//! Prompts: their table, where they come from, and what happens to them before a network sees them. Knows no networks.
+
+pub mod build;
+pub mod clean;
+pub mod frame;
+pub mod leak;
+pub mod schema;
+pub mod sources;
+pub mod split;

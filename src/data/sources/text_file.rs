@@ -1,0 +1,299 @@
+//! Prompts in a local file: plain text (one a line), JSON (an array of strings or objects), CSV or parquet, with a
+//! mapping of columns. This is how LAION captions, T2I-CompBench and CommonText come in.
+
+use std::path::{Path, PathBuf};
+
+use polars::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{PromptSource, RawPrompt};
+use crate::data::schema::{TRAIN, VAL};
+use crate::error::{Error, Result};
+use crate::run::files;
+
+/// How a file's prompts get their target text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetText {
+    /// The prompts ask for no text.
+    #[default]
+    None,
+    /// What stands in single quotes, as in CommonText.
+    Quoted,
+}
+
+/// Which split a file's prompts belong to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileSplit {
+    Train,
+    Val,
+    /// The build draws `val_prompts_per_category` of them, by hash.
+    #[default]
+    Draw,
+}
+
+/// One `[[data.file]]` of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileConfig {
+    /// `laion`, `compbench` or `commontext`.
+    pub dataset: String,
+    /// Relative to `datasets/`; the ending names the format: txt, json, csv, parquet.
+    pub path: PathBuf,
+    /// Licence of the prompts, for the data card.
+    pub licence: String,
+    /// Category of all prompts, unless `category_column` is given.
+    #[serde(default)]
+    pub category: Option<String>,
+    #[serde(default)]
+    pub category_column: Option<String>,
+    /// Column of the prompt; not used for plain text and arrays of strings.
+    #[serde(default = "prompt_column")]
+    pub prompt_column: String,
+    /// Column of the text the image should show.
+    #[serde(default)]
+    pub target_column: Option<String>,
+    #[serde(default)]
+    pub target_text: TargetText,
+    #[serde(default)]
+    pub split: FileSplit,
+    /// Only the first so many rows are read.
+    #[serde(default)]
+    pub limit: Option<u32>,
+}
+
+fn prompt_column() -> String {
+    "prompt".into()
+}
+
+/// A file below the datasets folder.
+#[derive(Debug, Clone)]
+pub struct TextFile {
+    pub config: FileConfig,
+    pub path: PathBuf,
+}
+
+/// One prompt with the optional cells beside it.
+struct Line {
+    prompt: String,
+    category: Option<String>,
+    target: Option<String>,
+}
+
+impl TextFile {
+    /// The file of `config` below the folder `datasets`.
+    pub fn new(config: &FileConfig, datasets: &Path) -> Self {
+        Self { config: config.clone(), path: datasets.join(&config.path) }
+    }
+
+    fn lines(&self) -> Result<Vec<Line>> {
+        let mut lines = match self.path.extension().and_then(|ending| ending.to_str()) {
+            Some("txt") => self.text_lines()?,
+            Some("json") => self.json_lines()?,
+            Some("csv") => {
+                let reader = LazyCsvReader::new(self.polars_path()?).with_infer_schema_length(Some(0));
+                self.table_lines(reader.finish().map_err(|error| self.damaged("CSV file", error))?, "CSV file")?
+            }
+            Some("parquet") => {
+                let frame = LazyFrame::scan_parquet(self.polars_path()?, ScanArgsParquet::default());
+                self.table_lines(frame.map_err(|error| self.damaged("parquet file", error))?, "parquet file")?
+            }
+            other => {
+                let message = format!("prompts cannot be read from `{}`: format `{}` is unknown", self.path.display(), other.unwrap_or(""));
+                return Err(Error::config(message, "give a file that ends in .txt, .json, .csv or .parquet"));
+            }
+        };
+        if let Some(limit) = self.config.limit {
+            lines.truncate(limit as usize);
+        }
+        Ok(lines)
+    }
+
+    fn text_lines(&self) -> Result<Vec<Line>> {
+        let bytes = files::read_bytes(&self.path, "prompts", "put the file there")?;
+        let text = String::from_utf8(bytes).map_err(|error| self.damaged("UTF-8 text", error))?;
+        let filled = text.lines().filter(|line| !line.trim().is_empty());
+        Ok(filled.map(|line| Line { prompt: line.to_owned(), category: None, target: None }).collect())
+    }
+
+    fn json_lines(&self) -> Result<Vec<Line>> {
+        let bytes = files::read_bytes(&self.path, "prompts", "put the file there")?;
+        let rows: Vec<serde_json::Value> = serde_json::from_slice(&bytes).map_err(|error| self.damaged("JSON array", error))?;
+        rows.iter().map(|row| self.json_line(row)).collect()
+    }
+
+    fn json_line(&self, row: &serde_json::Value) -> Result<Line> {
+        if let Some(prompt) = row.as_str() {
+            return Ok(Line { prompt: prompt.to_owned(), category: None, target: None });
+        }
+        let fields = row.as_object().ok_or_else(|| self.damaged("JSON array", format!("expected a text or an object, found {row}")))?;
+        let text = |column: &str| -> Result<String> {
+            let value = fields.get(column).ok_or_else(|| self.no_column(column, fields.keys().cloned().collect()))?;
+            let text = value.as_str().ok_or_else(|| self.damaged("JSON array", format!("`{column}` is {value}, expected a text")))?;
+            Ok(text.to_owned())
+        };
+        Ok(Line {
+            prompt: text(&self.config.prompt_column)?,
+            category: self.config.category_column.as_deref().map(text).transpose()?,
+            target: self.config.target_column.as_deref().map(text).transpose()?,
+        })
+    }
+
+    fn table_lines(&self, mut frame: LazyFrame, format: &'static str) -> Result<Vec<Line>> {
+        let schema = frame.collect_schema().map_err(|error| self.damaged(format, error))?;
+        let wanted = [Some(&self.config.prompt_column), self.config.category_column.as_ref(), self.config.target_column.as_ref()];
+        for column in wanted.into_iter().flatten() {
+            if !schema.contains(column.as_str()) {
+                return Err(self.no_column(column, schema.iter_names().map(ToString::to_string).collect()));
+            }
+        }
+        let columns: Vec<Expr> = wanted.into_iter().flatten().map(|column| col(column.as_str()).cast(DataType::String)).collect();
+        let frame = frame.select(columns).limit(self.config.limit.unwrap_or(u32::MAX));
+        let frame = frame.collect().map_err(|error| self.damaged(format, error))?;
+        let cells = |column: &str| -> Result<Vec<Option<String>>> {
+            Ok(frame.column(column)?.str()?.iter().map(|cell| cell.map(str::to_owned)).collect())
+        };
+        let prompts = cells(&self.config.prompt_column)?;
+        let empty = || vec![None; prompts.len()];
+        let categories = self.config.category_column.as_deref().map_or_else(|| Ok(empty()), cells)?;
+        let targets = self.config.target_column.as_deref().map_or_else(|| Ok(empty()), cells)?;
+        // Rows without a prompt carry nothing; captions in the wild have them.
+        let rows = prompts.into_iter().zip(categories).zip(targets);
+        Ok(rows.filter_map(|((prompt, category), target)| Some(Line { prompt: prompt?, category, target })).collect())
+    }
+
+    fn polars_path(&self) -> Result<PlRefPath> {
+        if !self.path.exists() {
+            return Err(Error::Missing { what: "prompts".into(), path: self.path.clone(), hint: "put the file there".into() });
+        }
+        Ok(PlRefPath::try_from_path(&self.path)?)
+    }
+
+    fn damaged(&self, format: &'static str, reason: impl ToString) -> Error {
+        Error::format(format, &self.path, reason)
+    }
+
+    fn no_column(&self, column: &str, found: Vec<String>) -> Error {
+        Error::Column { column: column.into(), path: self.path.clone(), found }
+    }
+}
+
+impl PromptSource for TextFile {
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn licence(&self) -> String {
+        self.config.licence.clone()
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
+    fn read(&self) -> Result<Vec<RawPrompt>> {
+        let config = &self.config;
+        let split = match config.split {
+            FileSplit::Train => Some(TRAIN),
+            FileSplit::Val => Some(VAL),
+            FileSplit::Draw => None,
+        };
+        let raw = |line: Line| {
+            let category = line.category.or_else(|| config.category.clone()).unwrap_or_else(|| "all".into());
+            let target_text = line.target.or_else(|| match config.target_text {
+                TargetText::None => None,
+                TargetText::Quoted => quoted(&line.prompt).map(str::to_owned),
+            });
+            RawPrompt {
+                dataset: config.dataset.clone(),
+                category,
+                split: split.map(str::to_owned),
+                prompt: line.prompt,
+                target_text,
+                scene: None,
+            }
+        };
+        Ok(self.lines()?.into_iter().map(raw).collect())
+    }
+}
+
+/// The text in single quotes: from the first quote that follows a space to the last quote, since the text itself may
+/// hold an apostrophe (`… reading 'that's weird'.`).
+fn quoted(prompt: &str) -> Option<&str> {
+    let start = prompt.find(" '")? + 2;
+    let end = prompt.rfind('\'').filter(|&end| end > start)?;
+    Some(&prompt[start..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(folder: &Path, file: &str, content: &[u8], edit: impl FnOnce(&mut FileConfig)) -> TextFile {
+        files::write_bytes(&folder.join(file), content).unwrap();
+        let mut config = FileConfig {
+            dataset: "commontext".into(),
+            path: file.into(),
+            licence: "CC0".into(),
+            category: Some("seen".into()),
+            category_column: None,
+            prompt_column: "prompt".into(),
+            target_column: None,
+            target_text: TargetText::Quoted,
+            split: FileSplit::Train,
+            limit: None,
+        };
+        edit(&mut config);
+        TextFile::new(&config, folder)
+    }
+
+    #[test]
+    fn the_target_text_may_hold_an_apostrophe() {
+        assert_eq!(quoted("A cat holding a sign reading 'that's weird'."), Some("that's weird"));
+        assert_eq!(quoted("A cat's sign reading 'stop'."), Some("stop"));
+        assert_eq!(quoted("a red car"), None);
+    }
+
+    #[test]
+    fn text_json_csv_and_parquet_give_the_same_prompts() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let prompts = ["A cat holding a sign reading 'stop'.", "A dog with the inscription 'go'."];
+        let text = source(folder, "a.txt", prompts.join("\n").as_bytes(), |_| {}).read().unwrap();
+        assert_eq!(text.len(), 2);
+        assert_eq!(text[1].target_text.as_deref(), Some("go"));
+        let json = serde_json::to_vec(&prompts).unwrap();
+        assert_eq!(source(folder, "a.json", &json, |_| {}).read().unwrap(), text);
+        let objects = serde_json::json!([{"prompt": prompts[0]}, {"prompt": prompts[1]}]).to_string();
+        assert_eq!(source(folder, "b.json", objects.as_bytes(), |_| {}).read().unwrap(), text);
+        let csv = format!("id,caption\n1,{}\n2,{}\n", prompts[0], prompts[1]);
+        let rename = |config: &mut FileConfig| config.prompt_column = "caption".into();
+        assert_eq!(source(folder, "a.csv", csv.as_bytes(), rename).read().unwrap(), text);
+
+        crate::table! { pub struct Caption { pub caption: String } }
+        let rows: Vec<_> = prompts.iter().map(|prompt| Caption { caption: (*prompt).into() }).collect();
+        Caption::write(&folder.join("a.parquet"), &rows).unwrap();
+        let bytes = std::fs::read(folder.join("a.parquet")).unwrap();
+        assert_eq!(source(folder, "a.parquet", &bytes, rename).read().unwrap(), text);
+        let limited = source(folder, "a.parquet", &bytes, |config| {
+            rename(config);
+            config.limit = Some(1);
+        });
+        assert_eq!(limited.read().unwrap(), text[..1]);
+    }
+
+    #[test]
+    fn a_missing_column_lists_the_columns_there_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = source(folder.path(), "a.csv", b"caption,score\nx,1\n", |_| {}).read().unwrap_err().to_string();
+        assert!(error.contains("`prompt` is missing") && error.contains("caption"), "{error}");
+    }
+
+    #[test]
+    fn a_truncated_parquet_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = source(folder.path(), "a.parquet", b"PAR1....", |_| {}).read().unwrap_err().to_string();
+        assert!(error.contains("a.parquet") && error.contains("not a valid parquet file"), "{error}");
+    }
+}

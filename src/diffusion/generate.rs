@@ -1,0 +1,428 @@
+//! The stage `generate`: images of the held-out prompts under one text encoder, with the noise every encoder gets.
+//!
+//! The encoder is `teacher`, a distilled student, or `real`: the ground truth of miniature-world prompts, rendered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use super::latents::{self, LatentShape, Use};
+use super::sampler::{self, Conditions};
+use super::schedule::{Shift, flow_times};
+use crate::data::schema::PromptRow;
+use crate::error::{Error, Result};
+use crate::mini;
+use crate::models::card::{REAL, STUDENT_WEIGHTS, StudentCard, TEACHER};
+use crate::models::teacher::{PromptReader, TeacherConfig};
+use crate::models::{TextEncoder, autoencoder::Autoencoder, flux::Flux};
+use crate::run::context::RunContext;
+use crate::run::progress::Progress;
+use crate::run::results::SampleRow;
+use crate::run::{files, interrupt, rng};
+
+/// What is sampled, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Prompt sets whose `val` split is sampled.
+    pub datasets: Vec<String>,
+    /// Prompts taken from each category of each set; all where absent.
+    pub prompts_per_category: Option<usize>,
+    /// Images per prompt, each with its own noise.
+    pub images_per_prompt: u64,
+    pub guidance: f64,
+    pub steps: usize,
+    pub shift: Shift,
+    /// Images sampled at a time; also the unit of work that an interruption loses.
+    pub batch: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            // The three prompt sets of the paper.
+            datasets: ["laion", "compbench", "commontext"].map(String::from).to_vec(),
+            // Whole validation splits, as in the paper's tables.
+            prompts_per_category: None,
+            // One image per prompt; T2I-CompBench's protocol draws ten.
+            images_per_prompt: 1,
+            // Flux-dev's recommended guidance, inside the range of the distillation.
+            guidance: 3.5,
+            // As many steps as a training trajectory has.
+            steps: 20,
+            // Flux-dev's schedule.
+            shift: Shift::Resolution,
+            // Fills two CPU cores at 64 px; larger batches gain nothing there.
+            batch: 16,
+        }
+    }
+}
+
+/// What the stage wrote.
+#[derive(Debug, Clone)]
+pub struct Outputs {
+    /// One row per image.
+    pub samples: PathBuf,
+    /// Mean text embedding of each prompt; rendered ground truth has none.
+    pub embeddings: Option<PathBuf>,
+    pub n_images: usize,
+}
+
+/// Makes all images of `encoder` (`teacher`, `real` or a student's name) into `context.samples(encoder)`.
+///
+/// Finished images of an earlier, interrupted call with the same inputs are kept.
+///
+/// # Errors
+/// Missing prompts, weights or scenes; a non-finite latent; [`Error::Interrupted`] after Ctrl-C.
+pub fn run(config: &Config, teacher: &TeacherConfig, encoder: &str, context: &RunContext) -> Result<Outputs> {
+    config.validate()?;
+    let prompts = select_prompts(config, context)?;
+    let folder = context.samples(encoder);
+    // The renderer has no noise: every image of a prompt would be the same.
+    let images_per_prompt = if encoder == REAL { 1 } else { config.images_per_prompt };
+    let rows = sample_rows(config, encoder, images_per_prompt, context.seed, &prompts);
+    let samples = folder.join("samples.parquet");
+    keep_only_images_of(&recipe(config, teacher, encoder, context, &prompts)?, &folder, context.force)?;
+
+    let embeddings = if encoder == REAL {
+        render_all(&rows, teacher.resolution, &folder)?;
+        None
+    } else {
+        let painter = Painter::load(config, teacher, encoder, context)?;
+        let path = folder.join("embeddings.safetensors");
+        if !path.exists() {
+            painter.write_embeddings(&prompts, config.batch, &path)?;
+        }
+        painter.paint_all(&rows, config.batch, context.seed, &folder)?;
+        Some(path)
+    };
+    SampleRow::write(&samples, &rows)?;
+    Ok(Outputs { samples, embeddings, n_images: rows.len() })
+}
+
+impl Config {
+    fn validate(&self) -> Result<()> {
+        let problem = match self {
+            Self { batch: 0, .. } => "batch is 0",
+            Self { images_per_prompt: 0, .. } => "images_per_prompt is 0",
+            Self { prompts_per_category: Some(0), .. } => "prompts_per_category is 0",
+            Self { datasets, .. } if datasets.is_empty() => "datasets is empty",
+            Self { guidance, .. } if !guidance.is_finite() => "guidance is not a number",
+            _ => return Ok(()),
+        };
+        Err(Error::config(format!("[generate] {problem}"), "correct the value in the pipeline's TOML"))
+    }
+}
+
+/// The prompts to sample, grouped by set and category. Which ones are taken depends on seed and prompt only, so that
+/// a larger `prompts_per_category` keeps the smaller choice and file order does not matter.
+fn select_prompts(config: &Config, context: &RunContext) -> Result<Vec<PromptRow>> {
+    let mut chosen = Vec::new();
+    for dataset in &config.datasets {
+        let path = context.prompts(dataset, "val");
+        let mut categories: BTreeMap<String, Vec<(u64, PromptRow)>> = BTreeMap::new();
+        let mut seen = BTreeSet::new();
+        for row in PromptRow::read(&path, "run `scaledown build-data` first")? {
+            if seen.insert((row.category.clone(), row.prompt_id)) {
+                let key = rng::Key { seed: context.seed, purpose: "prompt selection", item: row.prompt_id, draw: 0 };
+                let rank = (rng::uniform(&mut rng::stream(key)) * (1u64 << 53) as f64) as u64;
+                categories.entry(row.category.clone()).or_default().push((rank, row));
+            }
+        }
+        for mut rows in categories.into_values() {
+            rows.sort_by_key(|(rank, row)| (*rank, row.prompt_id));
+            let n = config.prompts_per_category.unwrap_or(rows.len());
+            chosen.extend(rows.into_iter().take(n).map(|(_, row)| row));
+        }
+    }
+    if chosen.is_empty() {
+        return Err(Error::config(
+            format!("no prompts in the val splits of {}", config.datasets.join(", ")),
+            "check the sizes in [data] and run `scaledown build-data` again",
+        ));
+    }
+    Ok(chosen)
+}
+
+/// One row per image, all images of a prompt beside each other.
+fn sample_rows(config: &Config, encoder: &str, images_per_prompt: u64, seed: u64, prompts: &[PromptRow]) -> Vec<SampleRow> {
+    let of_prompt = |prompt: &PromptRow, image_idx: u64| SampleRow {
+        encoder: encoder.to_owned(),
+        prompt_id: prompt.prompt_id,
+        dataset: prompt.dataset.clone(),
+        category: prompt.category.clone(),
+        prompt: prompt.prompt.clone(),
+        target_text: prompt.target_text.clone(),
+        scene: prompt.scene.clone(),
+        image_idx,
+        seed,
+        guidance: config.guidance,
+        steps: config.steps as u64,
+        image: format!("images/{}-{}-{:016x}-{image_idx}.png", prompt.dataset, prompt.category, prompt.prompt_id),
+    };
+    prompts.iter().flat_map(|prompt| (0..images_per_prompt).map(move |image_idx| of_prompt(prompt, image_idx))).collect()
+}
+
+/// Everything the images depend on, as one text.
+fn recipe(config: &Config, teacher: &TeacherConfig, encoder: &str, context: &RunContext, prompts: &[PromptRow]) -> Result<String> {
+    let student = match encoder {
+        TEACHER | REAL => None,
+        student => {
+            let path = context.student(student).join(STUDENT_WEIGHTS);
+            if !path.exists() {
+                let hint = format!("run `scaledown distill` first, or name one of the encoders: {}", known_encoders(context).join(", "));
+                return Err(Error::Missing { what: format!("the student `{student}`"), path, hint });
+            }
+            Some(files::sha256_file(&path)?)
+        }
+    };
+    // Ground truth is rendered without any network, so it must not need their files.
+    let networks = if encoder == REAL { None } else { Some(teacher.fingerprint(&context.pipeline)?) };
+    let prompts: Vec<_> = prompts.iter().map(|p| (&p.dataset, &p.category, &p.prompt, &p.scene)).collect();
+    serde_json::to_string(&(config, networks, teacher.resolution, encoder, student, context.seed, prompts))
+        .map_err(|error| Error::Invalid(format!("cannot write the recipe of the images as JSON: {error}")))
+}
+
+/// Names that [`run`] accepts at the moment.
+fn known_encoders(context: &RunContext) -> Vec<String> {
+    let mut names = vec![TEACHER.to_owned(), REAL.to_owned()];
+    let students = context.runs.join("distill");
+    let entries = std::fs::read_dir(students).into_iter().flatten().flatten();
+    names.extend(entries.filter(|e| e.path().join(STUDENT_WEIGHTS).exists()).map(|e| e.file_name().to_string_lossy().into_owned()));
+    names.sort();
+    names
+}
+
+/// Empties `folder` unless what lies there was made by the same recipe.
+fn keep_only_images_of(recipe: &str, folder: &Path, force: bool) -> Result<()> {
+    let stamp = folder.join("recipe.sha256");
+    let digest = files::sha256_bytes(recipe.as_bytes());
+    let same = std::fs::read_to_string(&stamp).is_ok_and(|earlier| earlier == digest);
+    if !same || force {
+        for name in ["samples.parquet", "embeddings.safetensors", "recipe.sha256"] {
+            let path = folder.join(name);
+            if path.exists() {
+                std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        let images = folder.join("images");
+        if images.exists() {
+            std::fs::remove_dir_all(&images).map_err(Error::io("remove", &images))?;
+        }
+    }
+    files::write_bytes(&stamp, digest.as_bytes())
+}
+
+/// Renders the ground truth of every row.
+fn render_all(rows: &[SampleRow], resolution: usize, folder: &Path) -> Result<()> {
+    let without = rows.iter().filter(|row| row.scene.is_none()).count();
+    if without > 0 {
+        return Err(Error::config(
+            format!("{without} of {} prompts carry no scene, so that `{REAL}` has nothing to render", rows.len()),
+            format!("leave `{REAL}` out, or generate from the sets of the miniature world only"),
+        ));
+    }
+    for row in rows {
+        interrupt::check()?;
+        let json = row.scene.as_deref().unwrap_or_default();
+        let scene: mini::scene::Scene =
+            serde_json::from_str(json).map_err(|error| Error::Invalid(format!("scene of `{}` cannot be read: {error}", row.prompt)))?;
+        write_png(&folder.join(&row.image), &mini::render::render(&scene, resolution as u32))?;
+    }
+    Ok(())
+}
+
+/// Everything needed to turn prompts into images.
+struct Painter {
+    prompts: PromptReader,
+    encoder: Box<dyn TextEncoder>,
+    denoiser: Flux,
+    autoencoder: Autoencoder,
+    shape: LatentShape,
+    times: Vec<f64>,
+    label: String,
+}
+
+impl Painter {
+    fn load(config: &Config, teacher: &TeacherConfig, encoder: &str, context: &RunContext) -> Result<Self> {
+        let (folder, seed) = (&context.pipeline, context.seed);
+        let shape = LatentShape::square(teacher.resolution, teacher.latent_downsampling, teacher.latent_channels)?;
+        let text_encoder: Box<dyn TextEncoder> = match encoder {
+            TEACHER => Box::new(teacher.load_text_encoder(folder, seed)?),
+            student => {
+                let home = context.student(student);
+                Box::new(StudentCard::read(&home)?.load_student(&home)?)
+            }
+        };
+        Ok(Self {
+            prompts: teacher.load_prompts(folder, seed)?,
+            encoder: text_encoder,
+            denoiser: teacher.load_denoiser(folder, seed)?,
+            autoencoder: teacher.load_autoencoder(folder, seed)?,
+            shape,
+            times: flow_times(config.steps, shape.n_patches(), config.shift)?,
+            label: format!("generate {encoder}"),
+        })
+    }
+
+    /// Writes `text` `[n, D]`, the mean over all L tokens of each prompt, and `prompt_id` `[n]` (the id's bits as i64).
+    fn write_embeddings(&self, prompts: &[PromptRow], batch: usize, path: &Path) -> Result<()> {
+        let mut means = Vec::new();
+        for chunk in prompts.chunks(batch) {
+            interrupt::check()?;
+            let texts: Vec<&str> = chunk.iter().map(|row| row.prompt.as_str()).collect();
+            means.push(self.encoder.encode(&self.prompts.read(&texts)?.0)?.mean(1)?);
+        }
+        let text = Tensor::cat(&means, 0)?;
+        sampler::check_finite(&text, "text", || self.label.clone())?;
+        let ids: Vec<i64> = prompts.iter().map(|row| row.prompt_id.cast_signed()).collect();
+        let bytes = safetensors::serialize(
+            &BTreeMap::from([("text", text.contiguous()?), ("prompt_id", Tensor::from_vec(ids, prompts.len(), &Device::Cpu)?)]),
+            None,
+        )
+        .map_err(|error| Error::format("safetensors file", path, error))?;
+        files::write_bytes(path, &bytes)
+    }
+
+    /// Samples, decodes and writes the images of all rows; chunks whose files all exist are left as they are.
+    fn paint_all(&self, rows: &[SampleRow], batch: usize, seed: u64, folder: &Path) -> Result<()> {
+        let mut progress = Progress::new(&self.label, 0, rows.len() as u64);
+        let mut done = 0;
+        // The grid of chunks is the same in every call, so that a resumed run repeats the same arithmetic.
+        for chunk in rows.chunks(batch) {
+            if !chunk.iter().all(|row| folder.join(&row.image).exists()) {
+                interrupt::check()?;
+                for (row, image) in chunk.iter().zip(self.paint(chunk, seed)?) {
+                    write_png(&folder.join(&row.image), &image)?;
+                }
+            }
+            done += chunk.len() as u64;
+            progress.set(done, "images");
+        }
+        progress.finish("images");
+        Ok(())
+    }
+
+    /// The images of a few rows.
+    fn paint(&self, rows: &[SampleRow], seed: u64) -> Result<Vec<RgbImage>> {
+        let texts: Vec<&str> = rows.iter().map(|row| row.prompt.as_str()).collect();
+        let (ids, pooled) = self.prompts.read(&texts)?;
+        let uses: Vec<Use> = rows.iter().map(|row| Use { prompt_id: row.prompt_id, draw: row.image_idx }).collect();
+        let guidance: Vec<f32> = rows.iter().map(|row| row.guidance as f32).collect();
+        let conditions = Conditions { pooled, guidance: Tensor::new(guidance, &Device::Cpu)? };
+        let noise = latents::noise(seed, &uses, self.shape, &Device::Cpu)?;
+        let packed = sampler::sample(&self.denoiser, &noise, &self.encoder.encode(&ids)?, &conditions, &self.times)?;
+        let images = self.autoencoder.decode(&latents::unpack(&packed, self.shape)?)?;
+        (0..rows.len()).map(|i| to_rgb(&images.get(i)?)).collect()
+    }
+}
+
+/// An image from `[3, H, W]` in [-1, 1]; values outside are clipped.
+fn to_rgb(image: &Tensor) -> Result<RgbImage> {
+    let (_, h, w) = image.dims3()?;
+    let bytes = ((image.clamp(-1f32, 1f32)? + 1.0)? * 127.5)?.round()?.to_dtype(DType::U8)?;
+    let bytes = bytes.permute((1, 2, 0))?.flatten_all()?.to_vec1::<u8>()?;
+    RgbImage::from_raw(w as u32, h as u32, bytes)
+        .ok_or_else(|| Error::Invalid(format!("an image of shape {:?} does not have three channels", image.dims())))
+}
+
+/// Writes a PNG by rename.
+fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png).map_err(|error| Error::format("PNG image", path, error))?;
+    files::write_bytes(path, bytes.get_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompt(category: &str, text: &str) -> PromptRow {
+        PromptRow {
+            prompt_id: rng::text_id(text),
+            dataset: "compbench".into(),
+            category: category.into(),
+            split: "val".into(),
+            prompt: text.into(),
+            target_text: None,
+            scene: None,
+        }
+    }
+
+    fn context(folder: &Path) -> RunContext {
+        RunContext::below(folder, "t", folder.join("pipeline"), 3)
+    }
+
+    fn config(n: usize) -> Config {
+        Config { datasets: vec!["compbench".into()], prompts_per_category: Some(n), ..Default::default() }
+    }
+
+    #[test]
+    fn a_larger_choice_of_prompts_contains_the_smaller_in_any_file_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = context(folder.path());
+        let mut rows: Vec<_> =
+            (0..40).map(|i| prompt(if i % 2 == 0 { "color" } else { "spatial" }, &format!("prompt {}", i / 2))).collect();
+        let mut chosen = |n| {
+            rows.reverse();
+            PromptRow::write(&context.prompts("compbench", "val"), &rows).unwrap();
+            select_prompts(&config(n), &context).unwrap().into_iter().map(|row| (row.category, row.prompt)).collect::<Vec<_>>()
+        };
+        let (small, large) = (chosen(3), chosen(7));
+        assert_eq!((small.len(), large.len()), (6, 14));
+        assert!(small.iter().all(|row| large.contains(row)));
+        assert_eq!(small, chosen(3));
+    }
+
+    #[test]
+    fn images_of_another_recipe_are_removed_and_those_of_the_same_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("images/a.png");
+        keep_only_images_of("one", folder.path(), false).unwrap();
+        write_png(&image, &RgbImage::new(2, 2)).unwrap();
+        keep_only_images_of("one", folder.path(), false).unwrap();
+        assert!(image.exists());
+        keep_only_images_of("two", folder.path(), false).unwrap();
+        assert!(!image.exists());
+    }
+
+    #[test]
+    fn rows_name_every_image_of_every_prompt_once() {
+        let prompts = [prompt("color", "a red car"), prompt("spatial", "a red car")];
+        let rows = sample_rows(&config(1), TEACHER, 3, 9, &prompts);
+        assert_eq!(rows.len(), 6);
+        assert_eq!(rows.iter().map(|row| &row.image).collect::<BTreeSet<_>>().len(), 6);
+        assert_eq!((rows[2].image_idx, rows[3].image_idx), (2, 0));
+    }
+
+    #[test]
+    fn minus_one_is_black_one_is_white_and_beyond_is_clipped() {
+        let values = Tensor::new(&[[[-1f32, 1.0]], [[-3.0, 3.0]], [[0.0, 0.5]]], &Device::Cpu).unwrap();
+        let image = to_rgb(&values).unwrap();
+        assert_eq!((image.get_pixel(0, 0).0, image.get_pixel(1, 0).0), ([0, 0, 128], [255, 255, 191]));
+    }
+
+    #[test]
+    fn ground_truth_without_scenes_is_an_error_that_counts_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = sample_rows(&config(1), REAL, 1, 9, &[prompt("color", "a red car")]);
+        let error = render_all(&rows, 64, folder.path()).unwrap_err();
+        assert!(error.to_string().contains("1 of 1 prompts carry no scene"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_encoder_is_answered_with_the_known_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = r#"{"preset": "p", "weights": "random"}"#;
+        let json = format!(
+            r#"{{"tokenizer": "t.json", "text_encoder": {part}, "clip": {part}, "denoiser": {part}, "autoencoder": {part},
+                "token_length": 24, "resolution": 64, "latent_downsampling": 4}}"#
+        );
+        let teacher: TeacherConfig = serde_json::from_str(&json).unwrap();
+        let error = recipe(&config(1), &teacher, "tiny", &context(folder.path()), &[]).unwrap_err();
+        assert!(error.to_string().contains("`tiny`") && error.hint().is_some_and(|hint| hint.contains("real, teacher")), "{error:?}");
+    }
+}

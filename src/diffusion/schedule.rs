@@ -1,0 +1,86 @@
+//! Times of the rectified flow: from 1 (noise) to 0 (image), shifted towards noise for many image tokens as in Flux.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Whether times are shifted by the number of image tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shift {
+    /// Flux-dev and the miniature denoiser are trained with it.
+    #[default]
+    Resolution,
+    /// Evenly spaced times, as Flux-schnell wants them.
+    None,
+}
+
+/// Flux's shift at 256 and at 4096 image tokens (black-forest-labs/flux@802fb47 src/flux/sampling.py).
+const BASE: (f64, f64) = (256.0, 0.5);
+const MAX: (f64, f64) = (4096.0, 1.15);
+
+/// The `steps + 1` times of a trajectory over `n_tokens` image tokens, falling from 1 to 0.
+pub fn flow_times(steps: usize, n_tokens: usize, shift: Shift) -> Result<Vec<f64>> {
+    if steps == 0 {
+        return Err(Error::config("steps is 0", "a trajectory has at least one denoising step"));
+    }
+    let even = (0..=steps).rev().map(|i| i as f64 / steps as f64);
+    Ok(match shift {
+        Shift::None => even.collect(),
+        Shift::Resolution => even.map(|t| time_shift(shift_at(n_tokens), t)).collect(),
+    })
+}
+
+/// Flux's `mu`, linear in the number of image tokens.
+pub fn shift_at(n_tokens: usize) -> f64 {
+    BASE.1 + (MAX.1 - BASE.1) / (MAX.0 - BASE.0) * (n_tokens as f64 - BASE.0)
+}
+
+/// Moves time `t` in [0, 1] towards 1 by `mu`; 0 and 1 stay.
+pub fn time_shift(mu: f64, t: f64) -> f64 {
+    // e^mu / (e^mu + 1/t − 1), multiplied out so that t = 0 divides nothing by zero.
+    let e = mu.exp();
+    e * t / (e * t + 1.0 - t)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rounding of a handful of f64 operations.
+    const EPSILON: f64 = 1e-12;
+
+    #[test]
+    fn shift_is_half_at_256_tokens_and_1_15_at_4096() {
+        assert!((shift_at(256) - 0.5).abs() < EPSILON);
+        assert!((shift_at(4096) - 1.15).abs() < EPSILON);
+        assert!((shift_at(1024) - 0.63).abs() < EPSILON);
+    }
+
+    #[test]
+    fn shifted_middle_is_the_logistic_function_of_mu() {
+        for n_tokens in [64, 256, 4096] {
+            let middle = flow_times(2, n_tokens, Shift::Resolution).unwrap()[1];
+            assert!((middle - 1.0 / (1.0 + (-shift_at(n_tokens)).exp())).abs() < EPSILON);
+        }
+    }
+
+    #[test]
+    fn times_agree_with_the_reference_implementation_of_candle() {
+        let theirs = candle_transformers::models::flux::sampling::get_schedule(20, Some((1024, 0.5, 1.15)));
+        let ours = flow_times(20, 1024, Shift::Resolution).unwrap();
+        assert_eq!(ours.len(), 21);
+        assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < EPSILON));
+    }
+
+    #[test]
+    fn times_fall_from_one_to_zero() {
+        for shift in [Shift::Resolution, Shift::None] {
+            let times = flow_times(20, 64, shift).unwrap();
+            assert_eq!((times[0], times[20]), (1.0, 0.0));
+            assert!(times.windows(2).all(|pair| pair[1] < pair[0]));
+        }
+        assert_eq!(flow_times(4, 64, Shift::None).unwrap(), [1.0, 0.75, 0.5, 0.25, 0.0]);
+        assert!(flow_times(0, 64, Shift::None).is_err());
+    }
+}

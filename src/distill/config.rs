@@ -1,0 +1,291 @@
+//! The settings of one student, and what they select: prompts, starting weights, the fingerprint of a run.
+
+use std::path::PathBuf;
+
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+
+use super::schedule::RateSchedule;
+use super::trajectory::{GuidanceDraw, PoolPrompt};
+use crate::data::schema::PromptRow;
+use crate::diffusion::schedule::Shift;
+use crate::error::{Error, Result};
+use crate::models::card::{REAL, STUDENT_WEIGHTS, StudentCard, TEACHER};
+use crate::models::student::{Student, StudentConfig};
+use crate::models::t5::{T5Config, T5Encoder};
+use crate::models::teacher::TeacherConfig;
+use crate::models::weights::Weights;
+use crate::nn::optim::AdamWConfig;
+use crate::nn::param::Parameters;
+use crate::run::context::RunContext;
+use crate::run::files;
+
+/// What the student is trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// Eq. 5 of the paper: equal velocities of the denoiser, along the teacher's trajectory.
+    #[default]
+    Vision,
+    /// Eq. 4 of the paper: equal embeddings.
+    Naive,
+    /// No training: the student as it starts, for comparison.
+    None,
+}
+
+impl Objective {
+    /// The name in configurations and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vision => "vision",
+            Self::Naive => "naive",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Where the student starts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Initialisation {
+    /// Seeded random weights.
+    #[default]
+    Random,
+    /// Encoder weights from a file relative to the pipeline's folder; the projection starts at random.
+    Encoder(PathBuf),
+    /// Another student of the same pipeline, for schedules of several stages.
+    Student(String),
+}
+
+/// One prompt set of the training mixture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    pub dataset: String,
+    /// How often each of its prompts is seen in an epoch.
+    #[serde(default = "once")]
+    pub repeat: usize,
+}
+
+fn once() -> usize {
+    1
+}
+
+/// One student and its training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Folder name and label of the student.
+    pub name: String,
+    /// Size of its encoder, a T5 preset.
+    pub preset: String,
+    #[serde(default)]
+    pub init: Initialisation,
+    #[serde(default)]
+    pub objective: Objective,
+    /// Optimiser steps. With the vision objective each is one denoising step, the paper's iteration.
+    pub updates: u64,
+    /// Prompts per update; 32 in the paper.
+    #[serde(default = "paper_batch")]
+    pub batch: usize,
+    /// Those of the released training script.
+    #[serde(default)]
+    pub optimiser: AdamWConfig,
+    /// Linear without warm-up, as in the paper.
+    #[serde(default)]
+    pub schedule: RateSchedule,
+    /// Values of guidance to draw from.
+    #[serde(default = "paper_guidance")]
+    pub guidance: Vec<f64>,
+    #[serde(default)]
+    pub guidance_draw: GuidanceDraw,
+    /// Denoising steps of a trajectory.
+    #[serde(default = "paper_steps")]
+    pub steps: usize,
+    /// Must be the shift that images are generated with.
+    #[serde(default)]
+    pub shift: Shift,
+    /// Rate in the projection.
+    #[serde(default = "released_dropout")]
+    pub dropout: f64,
+    /// Width between the two projection layers; the teacher's width where absent, as released.
+    #[serde(default)]
+    pub projection_hidden: Option<usize>,
+    /// Pixels of the trajectories' images; the teacher's where absent. The paper mixes 512 and 1024.
+    #[serde(default)]
+    pub resolution: Option<usize>,
+    pub datasets: Vec<Source>,
+    /// Updates between two checkpoints.
+    #[serde(default = "checkpoint_every")]
+    pub checkpoint_every: u64,
+}
+
+/// The paper's total batch over 8 GPUs.
+fn paper_batch() -> usize {
+    32
+}
+
+/// The paper's values for Flux: 2, 2.5, …, 5.
+fn paper_guidance() -> Vec<f64> {
+    (4..=10).map(|half| f64::from(half) / 2.0).collect()
+}
+
+/// The paper's trajectories.
+fn paper_steps() -> usize {
+    20
+}
+
+/// `nn.Dropout(0.1)` of the released student.
+fn released_dropout() -> f64 {
+    0.1
+}
+
+/// Ten trajectories of the paper's length: a checkpoint then costs well below a hundredth of the time.
+fn checkpoint_every() -> u64 {
+    200
+}
+
+impl Config {
+    /// Fails on values that no run can have.
+    pub fn validate(&self) -> Result<()> {
+        let reserved = [TEACHER, REAL];
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let trains = self.objective != Objective::None;
+        let problem = if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
+            "the name must consist of letters, digits, `-`, `_` and `.`".to_owned()
+        } else if reserved.contains(&self.name.as_str()) {
+            format!("the names {} are taken", reserved.join(" and "))
+        } else if trains && self.updates == 0 {
+            "updates is 0; the objective `none` writes the untrained student".to_owned()
+        } else if !trains && self.updates > 0 {
+            format!("updates is {} although the objective is `none`", self.updates)
+        } else if self.batch == 0 || self.steps == 0 || self.checkpoint_every == 0 {
+            "batch, steps and checkpoint_every must be above 0".to_owned()
+        } else if self.guidance.is_empty() || !self.guidance.iter().all(|value| value.is_finite()) {
+            format!("guidance must be a list of numbers, found {:?}", self.guidance)
+        } else if !(0.0..1.0).contains(&self.dropout) {
+            format!("dropout must lie in [0, 1), found {}", self.dropout)
+        } else if self.datasets.iter().all(|source| source.repeat == 0) {
+            "datasets selects nothing".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::config(format!("student `{}`: {problem}", self.name), "correct the value in the pipeline's TOML"))
+    }
+
+    /// The training prompts of all sources, each as often as its source is repeated.
+    pub fn read_pool(&self, context: &RunContext) -> Result<Vec<PoolPrompt>> {
+        let mut pool = Vec::new();
+        for source in &self.datasets {
+            for row in PromptRow::read(&context.prompts(&source.dataset, "train"), "run `scaledown build-data` first")? {
+                let prompt = PoolPrompt { prompt_id: row.prompt_id, prompt: row.prompt };
+                pool.extend(std::iter::repeat_n(prompt, source.repeat));
+            }
+        }
+        Ok(pool)
+    }
+
+    /// The student before its first update, projecting to `text_width`.
+    pub fn initial_student(&self, text_width: usize, context: &RunContext) -> Result<Student> {
+        let projection_hidden = self.projection_hidden.unwrap_or(text_width);
+        let encoder = T5Config::preset(&self.preset)?;
+        let config = StudentConfig { encoder, projection_hidden, text_width, dropout: self.dropout };
+        let load = |path: PathBuf| Weights::load(&path, DType::F32, &Device::Cpu);
+        let random = Weights::initial(context.seed, DType::F32, &Device::Cpu);
+        match &self.init {
+            Initialisation::Random => Student::new(&config, &random),
+            Initialisation::Encoder(file) => {
+                let mut student = Student::new(&config, &random)?;
+                let weights = load(context.pipeline.join(file))?;
+                // The same sizes, but the names of a T5 file; its parameters keep those of the student.
+                let pretrained = T5Encoder::new(&config.encoder, &weights)?.named();
+                weights.finish()?;
+                let named = pretrained.into_iter().map(|(name, tensor)| (format!("encoder.{name}"), tensor)).collect();
+                student.encoder.assign(&named)?;
+                Ok(student)
+            }
+            Initialisation::Student(name) => {
+                let folder = context.student(name);
+                let card = StudentCard::read(&folder)?;
+                if (card.preset.as_str(), card.projection_hidden) != (self.preset.as_str(), projection_hidden) {
+                    return Err(Error::config(
+                        format!("student `{}` ({}) cannot start from `{name}` ({})", self.name, self.preset, card.preset),
+                        "both stages need the same preset and projection_hidden",
+                    ));
+                }
+                let weights = load(folder.join(STUDENT_WEIGHTS))?;
+                let student = Student::new(&config, &weights)?;
+                weights.finish()?;
+                Ok(student)
+            }
+        }
+    }
+
+    /// Files besides the teacher's that the student depends on.
+    pub fn files(&self, context: &RunContext) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.datasets.iter().map(|source| context.prompts(&source.dataset, "train")).collect();
+        match &self.init {
+            Initialisation::Random => {}
+            Initialisation::Encoder(file) => files.push(context.pipeline.join(file)),
+            Initialisation::Student(name) => files.push(context.student(name).join(STUDENT_WEIGHTS)),
+        }
+        files
+    }
+
+    /// SHA-256 of everything the trained weights depend on; how often checkpoints are written is not part of it.
+    pub fn fingerprint(&self, teacher: &TeacherConfig, pool: &[PoolPrompt], context: &RunContext) -> Result<String> {
+        let config = Self { checkpoint_every: 1, ..self.clone() };
+        let start = match &self.init {
+            Initialisation::Random => None,
+            _ => self.files(context).last().map(|file| files::sha256_file(file)).transpose()?,
+        };
+        let mut prompts: Vec<&str> = pool.iter().map(|prompt| prompt.prompt.as_str()).collect();
+        prompts.sort_unstable();
+        let teacher = teacher.fingerprint(&context.pipeline)?;
+        let text = serde_json::to_string(&(config, context.seed, teacher, start, prompts))
+            .map_err(|error| Error::Invalid(format!("cannot write the settings of `{}` as JSON: {error}", self.name)))?;
+        Ok(files::sha256_bytes(text.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(extra: &str) -> std::result::Result<Config, toml::de::Error> {
+        toml::from_str(&format!("name = \"base\"\npreset = \"mini-base\"\nupdates = 40\ndatasets = [{{ dataset = \"laion\" }}]\n{extra}"))
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_paper() {
+        let config = config("").unwrap();
+        config.validate().unwrap();
+        assert_eq!(config.guidance, [2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0]);
+        assert_eq!((config.batch, config.steps, config.datasets[0].repeat), (32, 20, 1));
+        assert_eq!(config.objective, Objective::Vision);
+    }
+
+    #[test]
+    fn initialisation_reads_as_a_word_or_a_table() {
+        assert_eq!(config("init = \"random\"").unwrap().init, Initialisation::Random);
+        let file = config("init = { encoder = \"student-base.safetensors\" }").unwrap().init;
+        assert_eq!(file, Initialisation::Encoder("student-base.safetensors".into()));
+        assert_eq!(config("init = { student = \"stage-1\" }").unwrap().init, Initialisation::Student("stage-1".into()));
+        assert!(config("initialisation = \"random\"").is_err());
+    }
+
+    #[test]
+    fn impossible_values_are_refused_with_the_reason() {
+        for (extra, reason) in [
+            ("batch = 0", "batch"),
+            ("guidance = []", "guidance"),
+            ("dropout = 1.0", "dropout"),
+            ("objective = \"none\"", "although the objective is `none`"),
+        ] {
+            let error = config(extra).unwrap().validate().unwrap_err().to_string();
+            assert!(error.contains(reason) && error.contains("`base`"), "{error}");
+        }
+        let reserved = Config { name: "teacher".into(), ..config("").unwrap() };
+        assert!(reserved.validate().unwrap_err().to_string().contains("taken"));
+    }
+}
