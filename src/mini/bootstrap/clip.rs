@@ -256,10 +256,10 @@ mod tests {
     #[test]
     fn the_loss_falls_within_a_few_steps() {
         let tokenizer = Tokenizer::load(std::path::Path::new("pipelines/mini/tokenizer.json")).unwrap();
-        let config = Config { preset: "smoke".into(), steps: 60, batch: 16, warmup: 5, ..Config::default() };
+        let config = Config { preset: "smoke".into(), steps: 40, batch: 12, warmup: 5, ..Config::default() };
         let mut task = ClipTask::new(&config, 1, tokenizer, BTreeMap::new()).unwrap();
-        let losses: Vec<f64> = (0..60).map(|step| task.step(step).unwrap()).collect();
+        let losses: Vec<f64> = (0..40).map(|step| task.step(step).unwrap()).collect();
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
-        assert!(mean(&losses[50..]) < mean(&losses[..10]), "{losses:?}");
+        assert!(mean(&losses[30..]) < mean(&losses[..10]), "{losses:?}");
     }
 }
