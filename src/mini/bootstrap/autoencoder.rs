@@ -179,7 +179,7 @@ fn latent_statistics(network: &Autoencoder, seed: u64) -> Result<(Vec<f64>, Vec<
 /// standard deviation 1. Images come out as before, except for the zero padding of a mean that was not 0.
 fn whiten(weights: &mut BTreeMap<String, Tensor>, mean: &[f64], std: &[f64]) -> Result<()> {
     let n = mean.len();
-    let column = |values: Vec<f64>| Ok::<_, candle_core::Error>(Tensor::from_vec(values, n, &Device::Cpu)?.to_dtype(DType::F32)?);
+    let column = |values: &[f64]| column_of(values, 1.0, n);
     // The second half of the encoder's output, the variance, stays as it is.
     let padded = |values: &[f64], rest: f64| column_of(values, rest, 2 * n);
     let inverse: Vec<f64> = std.iter().map(|s| 1.0 / s).collect();
@@ -191,9 +191,9 @@ fn whiten(weights: &mut BTreeMap<String, Tensor>, mean: &[f64], std: &[f64]) -> 
     replace(weights, "encoder.conv_out.weight", &|w| Ok(w.broadcast_mul(&padded(&inverse, 1.0)?.reshape((2 * n, 1, 1, 1))?)?))?;
     replace(weights, "encoder.conv_out.bias", &|b| Ok((b - padded(mean, 0.0)?)?.mul(&padded(&inverse, 1.0)?)?))?;
     let first = weights["decoder.conv_in.weight"].clone();
-    let shift = first.broadcast_mul(&column(mean.to_vec())?.reshape((1, n, 1, 1))?)?.sum((1, 2, 3))?;
+    let shift = first.broadcast_mul(&column(mean)?.reshape((1, n, 1, 1))?)?.sum((1, 2, 3))?;
     replace(weights, "decoder.conv_in.bias", &|b| Ok((b + &shift)?))?;
-    replace(weights, "decoder.conv_in.weight", &|w| Ok(w.broadcast_mul(&column(std.to_vec())?.reshape((1, n, 1, 1))?)?))
+    replace(weights, "decoder.conv_in.weight", &|w| Ok(w.broadcast_mul(&column(std)?.reshape((1, n, 1, 1))?)?))
 }
 
 /// `values` followed by `rest` up to `n` numbers, f32.
