@@ -317,7 +317,7 @@ impl Autoencoder {
     pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
         let (_, channels, h, w) = images.dims4()?;
         let factor = self.config.factor();
-        if channels != 3 || h % factor != 0 || w % factor != 0 {
+        if channels != 3 || !h.is_multiple_of(factor) || !w.is_multiple_of(factor) {
             return Err(Error::Invalid(format!("cannot encode images {:?}: sides must be multiples of {factor}", images.dims())));
         }
         let moments = self.encoder.forward(&images.permute((0, 2, 3, 1))?.contiguous()?)?;

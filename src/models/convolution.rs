@@ -64,7 +64,7 @@ struct Sizes {
 impl Sizes {
     fn new(op: &Convolution, x: &[usize], packed: &[usize]) -> candle_core::Result<Self> {
         let (&[b, h, w, c], &[_, _, weight_c, o]) = (x, packed) else { candle_core::bail!("convolution of {x:?} with {packed:?}") };
-        if c != weight_c || op.kernel % 2 == 0 || (op.walk == Walk::Halve && (h % 2 != 0 || w % 2 != 0)) {
+        if c != weight_c || op.kernel.is_multiple_of(2) || (op.walk == Walk::Halve && !(h.is_multiple_of(2) && w.is_multiple_of(2))) {
             candle_core::bail!("convolution ({:?}) of {x:?} with weights of {packed:?}", op.walk)
         }
         let (out_h, out_w) = match op.walk {

@@ -224,10 +224,11 @@ fn backward<T: Real>(op: &GroupNorm, x: &Tensor, w: &Tensor, b: &Tensor, dy: &Te
     };
     let parts =
         with_slice::<T, _>(x, |x| with_slice::<T, _>(w, |w| with_slice::<T, _>(b, |b| with_slice::<T, _>(&dy, |dy| run(x, w, b, dy)))))????;
-    let total = |part: fn(&(Vec<f64>, Vec<f64>)) -> &[f64]| -> Vec<T> {
-        (0..w.elem_count()).map(|i| T::of(parts.iter().map(|sums| part(sums)[i]).sum())).collect()
-    };
-    let (dw, db) = (total(|sums| &sums.0), total(|sums| &sums.1));
+    let (mut dw, mut db) = (vec![T::ZERO; w.elem_count()], vec![T::ZERO; w.elem_count()]);
+    for i in 0..w.elem_count() {
+        dw[i] = T::of(parts.iter().map(|sums| sums.0[i]).sum());
+        db[i] = T::of(parts.iter().map(|sums| sums.1[i]).sum());
+    }
     let back = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device());
     Ok([back(dx, x)?, back(dw, w)?, back(db, b)?])
 }

@@ -213,7 +213,7 @@ fn softmax_forward<T: Real>(d: usize, x: &[T]) -> Vec<T> {
                     }
                     let inverse = T::ONE / sum;
                     for value in y.iter_mut() {
-                        *value = *value * inverse;
+                        *value *= inverse;
                     }
                 }
             },

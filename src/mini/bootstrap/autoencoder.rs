@@ -9,7 +9,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use super::trainer::{Task, VarSet, train, warmup_cosine};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mini::grammar::sample_any;
 use crate::mini::render::render;
 use crate::mini::scene::Split;
@@ -37,20 +37,23 @@ pub struct Config {
     pub latent_penalty: f64,
     /// Start from the weights that are already in the pipeline's folder.
     pub warm_start: bool,
+    /// Train the decoder only, so that latents made before stay valid; needs a warm start.
+    pub decoder_only: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             preset: "mini".into(),
-            // The reconstruction error still halves between 800 and 1,600 steps, hardly later.
-            steps: 1600,
-            batch: 8,
+            // 25.6 dB after 1,400 steps of four images, 29.0 dB after 3,000; 63 ms per image and step on one core.
+            steps: 3000,
+            batch: 4,
             learning_rate: 2e-3,
             warmup: 50,
             latent_noise: 0.05,
             latent_penalty: 0.01,
             warm_start: false,
+            decoder_only: false,
         }
     }
 }
@@ -83,12 +86,17 @@ struct AutoencoderTask {
     config: Config,
     seed: u64,
     network: Autoencoder,
+    /// All weights, and those that are trained.
     vars: VarSet,
+    trained: VarSet,
     optimiser: AdamW,
 }
 
 impl AutoencoderTask {
     fn new(config: &Config, seed: u64, start: BTreeMap<String, Tensor>) -> Result<Self> {
+        if config.decoder_only && !config.warm_start {
+            return Err(Error::config("`decoder_only` needs `warm_start`", "train the whole autoencoder first"));
+        }
         let weights = Weights::trainable(seed, start, DType::F32, &Device::Cpu);
         let network = Autoencoder::new(&AutoencoderConfig::preset(&config.preset)?, &weights)?;
         let optimiser = AdamW::new(AdamWConfig {
@@ -98,16 +106,23 @@ impl AutoencoderTask {
             weight_decay: 0.0,
             ..AdamWConfig::default()
         });
-        Ok(Self { config: config.clone(), seed, network, vars: VarSet::new(weights.vars()), optimiser })
+        let trained = weights.vars().into_iter().filter(|(name, _)| !config.decoder_only || name.starts_with("decoder.")).collect();
+        let (vars, trained) = (VarSet::new(weights.vars()), VarSet::new(trained));
+        Ok(Self { config: config.clone(), seed, network, vars, trained, optimiser })
     }
 
     /// Loss of images `[B, 3, H, W]` in [-1, 1]: L1 + L2 of the reconstruction from noisy latents, plus the latent penalty.
     fn loss(&self, images: &Tensor, step: u64) -> Result<Tensor> {
         let latents = self.network.encode(images)?;
+        // Cut from the graph, a frozen encoder costs no backward pass.
+        let latents = if self.config.decoder_only { latents.detach() } else { latents };
         let key = rng::Key { seed: self.seed, purpose: "autoencoder latent noise", item: step, draw: 0 };
         let noise = Tensor::from_vec(rng::normal(&mut rng::stream(key), latents.elem_count()), latents.shape(), &Device::Cpu)?;
         let difference = (self.network.decode(&(&latents + (noise * self.config.latent_noise)?)?)? - images)?;
         let reconstruction = (difference.abs()?.mean_all()? + difference.sqr()?.mean_all()?)?;
+        if self.config.decoder_only {
+            return Ok(reconstruction);
+        }
         let by_channel = latents.transpose(0, 1)?.flatten_from(1)?;
         let mean = by_channel.mean_keepdim(1)?;
         let variance = by_channel.broadcast_sub(&mean)?.sqr()?.mean_keepdim(1)?;
@@ -125,9 +140,9 @@ impl Task for AutoencoderTask {
         let batch = self.config.batch as u64;
         let images = to_tensor(&pictures(self.seed, "autoencoder scene", Split::Train, step * batch, batch))?;
         let loss = self.loss(&images, step)?;
-        let gradients = self.vars.gradients(&loss.backward()?)?;
+        let gradients = self.trained.gradients(&loss.backward()?)?;
         let factor = warmup_cosine(step, self.config.warmup, self.config.steps, 0.02);
-        self.optimiser.update(&mut self.vars, &gradients, factor)?;
+        self.optimiser.update(&mut self.trained, &gradients, factor)?;
         Ok(f64::from(loss.to_scalar::<f32>()?))
     }
 
@@ -164,7 +179,7 @@ fn latent_statistics(network: &Autoencoder, seed: u64) -> Result<(Vec<f64>, Vec<
 /// standard deviation 1. Images come out as before, except for the zero padding of a mean that was not 0.
 fn whiten(weights: &mut BTreeMap<String, Tensor>, mean: &[f64], std: &[f64]) -> Result<()> {
     let n = mean.len();
-    let column = |values: Vec<f64>| Ok::<_, candle_core::Error>(Tensor::from_vec(values, n, &Device::Cpu)?.to_dtype(DType::F32)?);
+    let column = |values: &[f64]| column_of(values, 1.0, n);
     // The second half of the encoder's output, the variance, stays as it is.
     let padded = |values: &[f64], rest: f64| column_of(values, rest, 2 * n);
     let inverse: Vec<f64> = std.iter().map(|s| 1.0 / s).collect();
@@ -176,9 +191,9 @@ fn whiten(weights: &mut BTreeMap<String, Tensor>, mean: &[f64], std: &[f64]) -> 
     replace(weights, "encoder.conv_out.weight", &|w| Ok(w.broadcast_mul(&padded(&inverse, 1.0)?.reshape((2 * n, 1, 1, 1))?)?))?;
     replace(weights, "encoder.conv_out.bias", &|b| Ok((b - padded(mean, 0.0)?)?.mul(&padded(&inverse, 1.0)?)?))?;
     let first = weights["decoder.conv_in.weight"].clone();
-    let shift = first.broadcast_mul(&column(mean.to_vec())?.reshape((1, n, 1, 1))?)?.sum((1, 2, 3))?;
+    let shift = first.broadcast_mul(&column(mean)?.reshape((1, n, 1, 1))?)?.sum((1, 2, 3))?;
     replace(weights, "decoder.conv_in.bias", &|b| Ok((b + &shift)?))?;
-    replace(weights, "decoder.conv_in.weight", &|w| Ok(w.broadcast_mul(&column(std.to_vec())?.reshape((1, n, 1, 1))?)?))
+    replace(weights, "decoder.conv_in.weight", &|w| Ok(w.broadcast_mul(&column(std)?.reshape((1, n, 1, 1))?)?))
 }
 
 /// `values` followed by `rest` up to `n` numbers, f32.
@@ -218,9 +233,11 @@ pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
     let mut task = AutoencoderTask::new(config, context.seed, start)?;
     train(&mut task, config.steps, &folder.join("autoencoder.safetensors"), Duration::from_secs(60))?;
 
-    let (mean, std) = latent_statistics(&task.network, context.seed)?;
     let mut weights = task.vars.snapshot()?;
-    whiten(&mut weights, &mean, &std)?;
+    if !config.decoder_only {
+        let (mean, std) = latent_statistics(&task.network, context.seed)?;
+        whiten(&mut weights, &mean, &std)?;
+    }
     write_safetensors(&path, &weights, DType::F16)?;
 
     let written = Weights::load(&path, DType::F32, &Device::Cpu)?;
@@ -238,7 +255,7 @@ pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
 fn save_png(image: &RgbImage, path: &std::path::Path) -> Result<()> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     let encoded = image.write_to(&mut bytes, image::ImageFormat::Png);
-    encoded.map_err(|error| crate::error::Error::format("PNG", path, error))?;
+    encoded.map_err(|error| Error::format("PNG", path, error))?;
     files::write_bytes(path, bytes.get_ref())
 }
 
@@ -268,9 +285,21 @@ mod tests {
 
     #[test]
     fn the_loss_falls_within_a_few_steps() {
-        let config = Config { preset: "smoke".into(), steps: 30, batch: 4, warmup: 5, ..Config::default() };
+        let config = Config { preset: "smoke".into(), steps: 20, batch: 2, warmup: 5, ..Config::default() };
         let mut task = AutoencoderTask::new(&config, 1, BTreeMap::new()).unwrap();
-        let losses: Vec<f64> = (0..30).map(|step| task.step(step).unwrap()).collect();
-        assert!(losses[29] < 0.7 * losses[0], "{losses:?}");
+        let losses: Vec<f64> = (0..20).map(|step| task.step(step).unwrap()).collect();
+        assert!(losses[19] < 0.7 * losses[0], "{losses:?}");
+    }
+
+    #[test]
+    fn training_the_decoder_only_leaves_the_encoder_as_it_is() {
+        let config = Config { preset: "smoke".into(), batch: 1, warm_start: true, decoder_only: true, ..Config::default() };
+        let mut task = AutoencoderTask::new(&config, 1, BTreeMap::new()).unwrap();
+        let before = task.vars.snapshot().unwrap();
+        task.step(0).unwrap();
+        for (name, tensor) in task.vars.snapshot().unwrap() {
+            let moved = (tensor - &before[&name]).unwrap().abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap() > 0.0;
+            assert_eq!(moved, name.starts_with("decoder."), "{name}");
+        }
     }
 }

@@ -61,7 +61,6 @@ impl Aspect {
                     let end = start + found.len();
                     let quoted = start > unquoted && prompt[end..].contains('\'');
                     let whole = !prompt[..start].ends_with(char::is_alphanumeric) && !prompt[end..].starts_with(char::is_alphanumeric);
-                    // "white" and "pink" are backgrounds, but only where the background is named.
                     if whole && !quoted {
                         places.push((start, end, group.clone()));
                     }
@@ -77,10 +76,14 @@ impl Aspect {
     }
 }
 
-/// `prompt` wrong in one word of a random class, each class it has being equally likely.
+/// `prompt` wrong in one word. Half of the time it is a word of the classes that are hardest to see (relation, sign word)
+/// where the prompt has one, else one of a random class.
 pub fn one_word_wrong(prompt: &str, rng: &mut impl Rng) -> Option<String> {
-    let wrong: Vec<String> = Aspect::ALL.into_iter().filter_map(|aspect| aspect.exchange(prompt, rng)).collect();
-    if wrong.is_empty() { None } else { Some(wrong[below(rng, wrong.len())].clone()) }
+    const HARD: [Aspect; 2] = [Aspect::Relation, Aspect::SignWord];
+    let mut wrong = |aspects: &[Aspect]| -> Vec<String> { aspects.iter().filter_map(|aspect| aspect.exchange(prompt, rng)).collect() };
+    let (hard, all) = (wrong(&HARD), wrong(&Aspect::ALL));
+    let among = if !hard.is_empty() && below(rng, 2) == 0 { hard } else { all };
+    if among.is_empty() { None } else { Some(among[below(rng, among.len())].clone()) }
 }
 
 #[cfg(test)]
