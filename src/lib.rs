@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod data;
 pub mod diffusion;
 pub mod distill;
 pub mod error;
