@@ -2,7 +2,10 @@
 
 #![deny(unsafe_code)]
 
+pub mod cli;
+pub mod config;
 pub mod data;
+pub mod doctor;
 pub mod diffusion;
 pub mod distill;
 pub mod error;
@@ -10,3 +13,4 @@ pub mod mini;
 pub mod models;
 pub mod nn;
 pub mod run;
+pub mod stages;

@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn gradients_of_every_part_are_finite_differences() {
-        const STEP: f64 = 1e-5;
+        const STEP: f64 = 1e-6;
         let config = AutoencoderConfig::preset("smoke").unwrap();
         let weights = Weights::trainable(3, BTreeMap::new(), DType::F64, &Device::Cpu);
         let network = Autoencoder::new(&config, &weights).unwrap();
@@ -360,7 +360,7 @@ mod tests {
             let direction = random(var.dims(), rng::text_id(&name));
             let expected = (gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
             let start = var.as_tensor().copy().unwrap();
-            let mut at = |factor: f64| {
+            let at = |factor: f64| {
                 Var::set(&var, &(&start + (&direction * factor).unwrap()).unwrap()).unwrap();
                 loss().to_scalar::<f64>().unwrap()
             };
@@ -378,7 +378,8 @@ mod tests {
         Autoencoder::new(&config, &weights).unwrap();
         let names: Vec<String> = weights.vars().into_keys().collect();
         assert_eq!(names.len(), 244);
-        for name in ["encoder.down.1.block.0.nin_shortcut.weight", "decoder.up.3.upsample.conv.bias", "decoder.mid.attn_1.proj_out.weight"] {
+        for name in ["encoder.down.1.block.0.nin_shortcut.weight", "decoder.up.3.upsample.conv.bias", "decoder.mid.attn_1.proj_out.weight"]
+        {
             assert!(names.iter().any(|found| found == name), "{name}");
         }
     }

@@ -245,8 +245,7 @@ impl CustomOp3 for Convolution {
         fn run<T: Real>(s: Sizes, tensors: [&Tensor; 4]) -> Result<[Option<Tensor>; 3]> {
             let [x, w, b, dy] = tensors;
             let dy = dy.contiguous()?;
-            let (dx, dw, db) =
-                with_slice::<T, _>(x, |x| with_slice::<T, _>(w, |w| with_slice::<T, _>(&dy, |dy| backward(s, x, w, dy))))???;
+            let (dx, dw, db) = with_slice::<T, _>(x, |x| with_slice::<T, _>(w, |w| with_slice::<T, _>(&dy, |dy| backward(s, x, w, dy))))???;
             let back = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
             Ok([back(dx, x)?, back(dw, w)?, back(db, b)?])
         }
@@ -256,7 +255,6 @@ impl CustomOp3 for Convolution {
         Ok((dx, dw, db))
     }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -290,7 +288,8 @@ mod tests {
     #[test]
     fn values_and_gradients_are_those_of_candles_convolution() {
         for (walk, kernel) in [(Walk::Same, 3), (Walk::Same, 1), (Walk::Halve, 3), (Walk::Double, 3)] {
-            let vars = [random(&[2, 4, 6, 3], 0), random(&[5, 3, kernel, kernel], 1), random(&[5], 2)].map(|t| Var::from_tensor(&t).unwrap());
+            let vars =
+                [random(&[2, 4, 6, 3], 0), random(&[5, 3, kernel, kernel], 1), random(&[5], 2)].map(|t| Var::from_tensor(&t).unwrap());
             let [x, w, b] = [vars[0].as_tensor(), vars[1].as_tensor(), vars[2].as_tensor()];
             let (ours, theirs) = (convolve(x, w, b, walk).unwrap(), reference(x, w, b, walk));
             assert!(distance(&ours, &theirs) < 1e-12, "{walk:?} {kernel}");

@@ -222,7 +222,8 @@ fn backward<T: Real>(op: &GroupNorm, x: &Tensor, w: &Tensor, b: &Tensor, dy: &Te
             })
             .collect()
     };
-    let parts = with_slice::<T, _>(x, |x| with_slice::<T, _>(w, |w| with_slice::<T, _>(b, |b| with_slice::<T, _>(&dy, |dy| run(x, w, b, dy)))))????;
+    let parts =
+        with_slice::<T, _>(x, |x| with_slice::<T, _>(w, |w| with_slice::<T, _>(b, |b| with_slice::<T, _>(&dy, |dy| run(x, w, b, dy)))))????;
     let total = |part: fn(&(Vec<f64>, Vec<f64>)) -> &[f64]| -> Vec<T> {
         (0..w.elem_count()).map(|i| T::of(parts.iter().map(|sums| part(sums)[i]).sum())).collect()
     };

@@ -127,7 +127,14 @@ fn layer_norm_backward<T: Real>(op: &LayerNorm, x: &[T], w: &[T], dy: &[T]) -> (
         }
         (dw, db)
     };
-    let parts: Vec<(Vec<T>, Vec<T>)> = blocks.map(|part| vectorised(#[inline(always)] || block(part))).collect();
+    let parts: Vec<(Vec<T>, Vec<T>)> = blocks
+        .map(|part| {
+            vectorised(
+                #[inline(always)]
+                || block(part),
+            )
+        })
+        .collect();
     let (mut dw, mut db) = (vec![T::ZERO; d], vec![T::ZERO; d]);
     for (part_w, part_b) in &parts {
         dw.iter_mut().zip(part_w).for_each(|(sum, &value)| *sum += value);
@@ -172,9 +179,8 @@ impl CustomOp3 for LayerNorm {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         fn run<T: Real>(op: &LayerNorm, [x, w, b, dy]: [&Tensor; 4]) -> Result<[Option<Tensor>; 3]> {
             let dy = dy.contiguous()?;
-            let (dx, dw, db) = with_slice::<T, _>(x, |x| {
-                with_slice::<T, _>(w, |w| with_slice::<T, _>(&dy, |dy| layer_norm_backward(op, x, w, dy)))
-            })???;
+            let (dx, dw, db) =
+                with_slice::<T, _>(x, |x| with_slice::<T, _>(w, |w| with_slice::<T, _>(&dy, |dy| layer_norm_backward(op, x, w, dy))))???;
             let back = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
             Ok([back(dx, x)?, back(dw, w)?, back(db, b)?])
         }

@@ -132,7 +132,7 @@ pub fn attention_vjp(
                     backward_one(s, inputs, T::of(scale), [dq, dk, dv, ds]);
                 });
             })
-        }))))????;
+        }))))?????;
         let dbias = match bias {
             BiasGradient::Skip => None,
             BiasGradient::Compute => {

@@ -5,6 +5,7 @@
 pub mod activation;
 pub mod attention;
 pub mod cpu;
+pub mod cross_entropy;
 pub mod embedding;
 pub mod linear;
 pub mod norm;
@@ -13,7 +14,3 @@ pub mod param;
 pub mod real;
 pub mod residual;
 pub mod rope;
-pub mod cpu;
-pub mod optim;
-pub mod param;
-pub mod real;

@@ -82,6 +82,8 @@ pub struct Stage {
     pub inputs: Vec<Input>,
     /// Files, or folders whose every file counts.
     pub outputs: Vec<PathBuf>,
+    /// Outputs that the body may have reason not to write.
+    pub optional_outputs: Vec<PathBuf>,
 }
 
 /// Whether a stage has to run.
@@ -146,7 +148,7 @@ impl Stage {
         if let Some(missing) = self.outputs.iter().find(|output| !output.exists()) {
             return Ok(stale(format!("its output `{}` is missing", self.relative(missing))));
         }
-        if let Some(path) = changed(&old.outputs, &self.records(self.outputs.iter(), cache)?) {
+        if let Some(path) = changed(&old.outputs, &self.output_records(cache)?) {
             return Ok(stale(format!("its output `{path}` changed")));
         }
         Ok(Freshness::Fresh { finished: old.finished, seconds: old.seconds })
@@ -183,7 +185,7 @@ impl Stage {
             seed: self.seed,
             config: self.config.clone(),
             inputs,
-            outputs: self.records(self.outputs.iter(), cache)?,
+            outputs: self.output_records(cache)?,
             command: std::env::args().collect::<Vec<_>>().join(" "),
             threads: rayon::current_num_threads(),
             device: machine::description(),
@@ -196,6 +198,11 @@ impl Stage {
         cache.save()?;
         eprintln!("{}: done in {}", self.name, readable_seconds(seconds));
         Ok(Status::Done)
+    }
+
+    fn output_records(&self, cache: &mut HashCache) -> Result<Vec<FileRecord>> {
+        let optional = self.optional_outputs.iter().filter(|path| path.exists());
+        self.records(self.outputs.iter().chain(optional), cache)
     }
 
     /// Records of files and of every file below folders, sorted by path.
@@ -307,6 +314,7 @@ mod tests {
                 config,
                 inputs: vec![Input::new(root.join("in.txt"), "the text", "write it")],
                 outputs: vec![root.join("out/files")],
+                optional_outputs: vec![root.join("out/note.txt")],
                 root,
             }
         }
@@ -338,10 +346,12 @@ mod tests {
         assert_eq!(world.run(config(2), Rerun::WhenStale).unwrap(), Status::Done);
         files::write_bytes(&world.folder.path().join("out/files/extra.txt"), b"x").unwrap();
         assert_eq!(world.run(config(2), Rerun::WhenStale).unwrap(), Status::Done);
+        files::write_bytes(&world.folder.path().join("out/note.txt"), b"x").unwrap();
+        assert_eq!(world.run(config(2), Rerun::WhenStale).unwrap(), Status::Done);
         std::fs::remove_dir_all(world.folder.path().join("out/files")).unwrap();
         assert_eq!(world.run(config(2), Rerun::WhenStale).unwrap(), Status::Done);
         assert_eq!(world.run(config(2), Rerun::WhenStale).unwrap(), Status::Fresh);
-        assert_eq!(world.runs.get(), 7);
+        assert_eq!(world.runs.get(), 8);
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl FluxConfig {
         match name {
             "flux-dev" => Ok(published(true)),
             "flux-schnell" => Ok(published(false)),
-            "mini" => Ok(small((128, 256), 192, 3, (2, 5), [16, 24, 24])),
+            "mini" => Ok(small((128, 256), 144, 3, (2, 5), [16, 16, 16])),
             "smoke" => Ok(small((32, 32), 32, 2, (1, 1), [4, 6, 6])),
             _ => Err(Error::Invalid(format!("no denoiser size `{name}`; there are flux-dev, flux-schnell, mini, smoke"))),
         }

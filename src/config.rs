@@ -1,0 +1,203 @@
+//! One TOML file is one whole experiment: the parts' own `Config`s, composed, with errors that name file, line and the
+//! nearest valid word.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::data;
+use crate::error::{Error, Result};
+use crate::run::context::RunContext;
+use crate::run::files;
+
+/// Folder of the pipelines below the root.
+pub const PIPELINES: &str = "pipelines";
+/// File of a pipeline that has a folder of its own.
+pub const PIPELINE_FILE: &str = "pipeline.toml";
+
+/// A whole experiment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// One or two sentences for the report.
+    #[serde(default)]
+    pub description: String,
+    /// Seed of every random stream.
+    pub seed: u64,
+    pub data: data::build::Config,
+}
+
+/// An experiment with the folders it works in.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    pub experiment: Experiment,
+    pub context: RunContext,
+    pub root: PathBuf,
+    /// The TOML file.
+    pub file: PathBuf,
+}
+
+impl Pipeline {
+    /// Finds and reads the pipeline `name` (a name below `pipelines/`, or a path to a TOML file or its folder).
+    ///
+    /// # Errors
+    /// An unknown name lists the names there are; a misspelt key is answered with file, line and the nearest key.
+    pub fn load(root: &Path, name: &str) -> Result<Self> {
+        let file = find(root, name)?;
+        let experiment = read(&file)?;
+        let folder = file.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
+        let context = RunContext::below(root, &name_of(&file), folder, experiment.seed);
+        Ok(Self { experiment, context, root: root.to_owned(), file })
+    }
+}
+
+/// Names of the pipelines below `root`, sorted.
+pub fn names(root: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(root.join(PIPELINES)) else { return Vec::new() };
+    let pipeline = |path: PathBuf| -> Option<String> {
+        let is_file = path.extension().is_some_and(|ending| ending == "toml");
+        if is_file { Some(name_of(&path)) } else { path.join(PIPELINE_FILE).is_file().then(|| name_of(&path.join(PIPELINE_FILE))) }
+    };
+    let mut names: Vec<String> = entries.flatten().filter_map(|entry| pipeline(entry.path())).collect();
+    names.sort();
+    names
+}
+
+/// The error for a word that is not one of `valid`, with the nearest of them.
+pub fn unknown(what: &str, word: &str, valid: &[impl AsRef<str>]) -> Error {
+    Error::config(format!("unknown {what} `{word}`"), suggestion(what, word, valid))
+}
+
+fn suggestion(what: &str, word: &str, valid: &[impl AsRef<str>]) -> String {
+    let list = valid.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    match nearest(word, valid) {
+        Some(near) => format!("did you mean `{near}`? Valid are: {list}"),
+        None if list.is_empty() => format!("there is no {what} here; is this the right folder (`--root`)?"),
+        None => format!("valid are: {list}"),
+    }
+}
+
+/// The valid word with the smallest edit distance, if at most a third of its letters (at least two) differ.
+pub fn nearest<'a>(word: &str, valid: &'a [impl AsRef<str>]) -> Option<&'a str> {
+    let distance = |candidate: &str| edit_distance(&word.to_lowercase(), &candidate.to_lowercase());
+    let ranked = valid.iter().map(|candidate| (distance(candidate.as_ref()), candidate.as_ref()));
+    let (distance, best) = ranked.min_by_key(|&(distance, _)| distance)?;
+    (distance <= (best.chars().count() / 3).max(2)).then_some(best)
+}
+
+/// The file of the pipeline `name`.
+fn find(root: &Path, name: &str) -> Result<PathBuf> {
+    let below = root.join(PIPELINES);
+    let given = PathBuf::from(name);
+    let candidates =
+        [below.join(name).join(PIPELINE_FILE), below.join(format!("{name}.toml")), given.join(PIPELINE_FILE), given.clone()];
+    if let Some(file) = candidates.into_iter().find(|path| path.is_file()) {
+        return Ok(file);
+    }
+    if name.ends_with(".toml") || name.contains(std::path::MAIN_SEPARATOR) {
+        let hint = format!("name one of {} or give the path of a TOML file", names(root).join(", "));
+        return Err(Error::config(format!("cannot read the pipeline from `{name}`: file not found"), hint));
+    }
+    Err(unknown("pipeline", name, &names(root)))
+}
+
+/// The name under which a pipeline's results are kept: its file's stem, or its folder's name.
+fn name_of(file: &Path) -> String {
+    let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let named = if file.ends_with(PIPELINE_FILE) { file.parent().and_then(stem) } else { stem(file) };
+    named.unwrap_or_else(|| "pipeline".into())
+}
+
+fn read(file: &Path) -> Result<Experiment> {
+    let bytes = files::read_bytes(file, "the pipeline", "name a pipeline with `--pipeline`")?;
+    let text = String::from_utf8(bytes).map_err(|error| Error::format("UTF-8 text", file, error))?;
+    parse(&text, file)
+}
+
+/// Reads an experiment; `file` is for the messages.
+fn parse(text: &str, file: &Path) -> Result<Experiment> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+        let place = format!("{}:{line}", file.display());
+        let message = error.message().trim().replace('\n', "; ");
+        match misspelt(&message) {
+            Some((what, word, valid)) => Error::config(format!("{place}: unknown {what} `{word}`"), suggestion(what, &word, &valid)),
+            None => Error::config(format!("{place}: {message}"), "see README.md and pipelines/mini/pipeline.toml for what may stand there"),
+        }
+    })
+}
+
+/// The unknown word and the expected ones in serde's "unknown field `x`, expected one of `a`, `b`" (or "variant").
+fn misspelt(message: &str) -> Option<(&'static str, String, Vec<String>)> {
+    let key = message.strip_prefix("unknown field ").map(|rest| ("key", rest));
+    let (what, rest) = key.or_else(|| message.strip_prefix("unknown variant ").map(|rest| ("value", rest)))?;
+    let mut words = rest.split('`').skip(1).step_by(2).map(str::to_owned);
+    Some((what, words.next()?, words.collect()))
+}
+
+/// Levenshtein distance in letters.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error_of(text: &str) -> Error {
+        parse(text, Path::new("pipelines/x.toml")).unwrap_err()
+    }
+
+    #[test]
+    fn a_misspelt_key_is_answered_with_file_line_and_the_nearest_key() {
+        let error = error_of("seed = 1\n\n[data]\n[data.mini]\ntrain_promts = 3\n");
+        assert_eq!(error.to_string(), "pipelines/x.toml:5: unknown key `train_promts`");
+        assert!(error.hint().unwrap().starts_with("did you mean `train_prompts`?"), "{:?}", error.hint());
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_misspelt_section_and_a_misspelt_choice_are_found_too() {
+        assert!(error_of("seed = 1\n[dta]\n").hint().unwrap().contains("did you mean `data`?"));
+        assert!(error_of("seed = 1\n[data]\nleaks = 'dorp'\n").hint().unwrap().contains("did you mean `drop`?"));
+    }
+
+    #[test]
+    fn a_wrong_type_and_a_syntax_error_name_their_line() {
+        assert!(error_of("\nseed = 'one'\n").to_string().starts_with("pipelines/x.toml:2: "));
+        assert!(error_of("seed = 1\n[data\n").to_string().starts_with("pipelines/x.toml:2: "));
+    }
+
+    #[test]
+    fn a_word_far_from_everything_gets_the_list_only() {
+        assert_eq!(nearest("zzzzzz", &["mini", "smoke"]), None);
+        assert_eq!(nearest("mnii", &["mini", "smoke"]), Some("mini"));
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn pipelines_are_found_by_name_and_by_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        files::write_bytes(&root.join("pipelines/a.toml"), b"").unwrap();
+        files::write_bytes(&root.join("pipelines/b/pipeline.toml"), b"").unwrap();
+        assert_eq!(names(root), ["a", "b"]);
+        assert_eq!(find(root, "b").unwrap(), root.join("pipelines/b/pipeline.toml"));
+        let path = root.join("pipelines/a.toml");
+        assert_eq!(find(root, path.to_str().unwrap()).unwrap(), path);
+        assert_eq!(name_of(&path), "a");
+        let error = find(root, "c").unwrap_err();
+        assert!(error.to_string().contains("unknown pipeline `c`") && error.hint().unwrap().contains("a, b"));
+    }
+}

@@ -1,0 +1,261 @@
+//! The stage `build-data`: every source read, cleaned, freed of duplicates, split, audited and written as one table per
+//! set and split, with a data card beside them.
+
+pub mod card;
+pub mod mini;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::leak::{self, LeakPolicy};
+use crate::data::schema::{DATASETS, PromptRow};
+use crate::data::sources::text_file::{FileConfig, TextFile};
+use crate::data::sources::{PromptSource, RawPrompt};
+use crate::data::{clean, frame, split};
+use crate::error::{Error, Result};
+use crate::run::context::RunContext;
+use crate::run::{files, interrupt};
+
+/// The data card, for people.
+pub const CARD: &str = "data-card.md";
+/// The same numbers, for programs.
+pub const SUMMARY: &str = "summary.json";
+
+/// Which prompts are built and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Prompts of the miniature world's grammar; none where the table is absent.
+    pub mini: Option<mini::Config>,
+    /// Local files.
+    pub file: Vec<FileConfig>,
+    pub clean: clean::Config,
+    pub leaks: LeakPolicy,
+    /// Drawn from each category of the files that do not say their split.
+    pub val_prompts_per_category: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mini: None,
+            file: Vec::new(),
+            clean: clean::Config::default(),
+            // A validation prompt seen in training measures memory.
+            leaks: LeakPolicy::Drop,
+            // As many as T2I-CompBench validates on per category.
+            val_prompts_per_category: 300,
+        }
+    }
+}
+
+/// What was built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outputs {
+    /// One table per set and split that has prompts.
+    pub tables: Vec<PathBuf>,
+    pub summary: card::Summary,
+}
+
+impl Config {
+    /// Fails where the configuration cannot give a prompt, before anything is read.
+    pub fn check(&self) -> Result<()> {
+        self.clean.check()?;
+        if self.mini.is_none() && self.file.is_empty() {
+            return Err(Error::config("no prompt source is configured", "add [data.mini] or a [[data.file]] to the pipeline"));
+        }
+        for file in &self.file {
+            if !DATASETS.contains(&file.dataset.as_str()) {
+                let message = format!("`{}` belongs to the unknown set `{}`", file.path.display(), file.dataset);
+                return Err(Error::config(message, format!("the sets are {}", DATASETS.join(", "))));
+            }
+        }
+        Ok(())
+    }
+
+    /// The sources, in the order in which duplicates are resolved.
+    fn sources(&self, context: &RunContext) -> Vec<Box<dyn PromptSource>> {
+        let mut sources: Vec<Box<dyn PromptSource>> = Vec::new();
+        if let Some(mini) = &self.mini {
+            sources.push(Box::new(mini::Grammar { config: mini.clone(), seed: context.seed }));
+        }
+        for file in &self.file {
+            sources.push(Box::new(TextFile::new(file, &context.datasets)));
+        }
+        sources
+    }
+
+    /// Files of the sources that exist: what the tables depend on besides this configuration.
+    pub fn present_files(&self, context: &RunContext) -> Vec<PathBuf> {
+        self.sources(context).iter().flat_map(|source| source.files()).filter(|path| path.exists()).collect()
+    }
+
+    /// The tables that a complete build writes.
+    pub fn tables(&self, context: &RunContext) -> Vec<PathBuf> {
+        let mut sets: Vec<&str> = self.mini.iter().flat_map(|_| DATASETS).collect();
+        sets.extend(self.file.iter().map(|file| file.dataset.as_str()));
+        sets.sort_unstable();
+        sets.dedup();
+        sets.iter().flat_map(|set| ["train", "val"].map(|split| context.prompts(set, split))).collect()
+    }
+}
+
+/// Builds the prompt tables into `context.built`.
+///
+/// # Errors
+/// [`Error::Partial`] with the list where files of sources are missing; everything else is built then.
+pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
+    config.check()?;
+    let mut missing = Vec::new();
+    let mut raw: Vec<RawPrompt> = Vec::new();
+    let mut summary = card::Summary::default();
+    for source in config.sources(context) {
+        let absent: Vec<PathBuf> = source.files().into_iter().filter(|path| !path.exists()).collect();
+        if !absent.is_empty() {
+            missing.extend(absent.iter().map(|path| path.display().to_string()));
+            continue;
+        }
+        let prompts = source.read()?;
+        summary.sources.push(card::SourceSummary { name: source.name(), licence: source.licence(), prompts: prompts.len() });
+        raw.extend(prompts);
+        interrupt::check()?;
+    }
+    if raw.is_empty() {
+        return Err(Error::Partial { missing, hint: "no source was there; put the files in place and run `build-data` again".into() });
+    }
+
+    let read = raw.len();
+    let mut prompts: Vec<RawPrompt> =
+        raw.into_iter().filter_map(|p| Some(RawPrompt { prompt: config.clean.clean(&p.prompt)?, ..p })).collect();
+    summary.dropped_by_length = read - prompts.len();
+    split::assign(&mut prompts, config.val_prompts_per_category, context.seed);
+    let (prompts, exact, normalised) = frame::drop_duplicates(&prompts)?;
+    (summary.exact_duplicates, summary.normalised_duplicates) = (exact, normalised);
+    let (prompts, audit) = leak::audit(&prompts, config.leaks)?;
+    summary.leaks = audit;
+    summary.combinations = mini::combinations(&prompts)?;
+    summary.tables = card::table_summaries(&prompts)?;
+
+    let tables = write_tables(&prompts, context)?;
+    let json = serde_json::to_vec_pretty(&summary).map_err(|error| Error::format("summary", SUMMARY, error))?;
+    files::write_bytes(&context.built.join(SUMMARY), &json)?;
+    files::write_bytes(&context.built.join(CARD), card::markdown(&context.name, &summary, &prompts).as_bytes())?;
+    if missing.is_empty() {
+        Ok(Outputs { tables, summary })
+    } else {
+        Err(Error::Partial { missing, hint: "put the files in place and run `build-data` again; everything else is built".into() })
+    }
+}
+
+/// Writes one table per set and split; sets without prompts in a split get none.
+fn write_tables(prompts: &[RawPrompt], context: &RunContext) -> Result<Vec<PathBuf>> {
+    let mut tables = Vec::new();
+    for dataset in DATASETS {
+        for split in ["train", "val"] {
+            let here = prompts.iter().filter(|p| p.dataset == dataset && p.split.as_deref() == Some(split));
+            let rows: Vec<PromptRow> = here
+                .map(|p| PromptRow::new(dataset, &p.category, split, p.prompt.clone(), p.target_text.clone(), p.scene.clone()))
+                .collect();
+            if !rows.is_empty() {
+                let path = context.prompts(dataset, split);
+                PromptRow::write(&path, &rows)?;
+                tables.push(path);
+            }
+        }
+    }
+    Ok(tables)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    fn context(root: &Path) -> RunContext {
+        RunContext::below(root, "test", root.to_owned(), 7)
+    }
+
+    fn small() -> Config {
+        let val = mini::ValPrompts { caption: 6, color: 6, spatial: 6, numeracy: 6, seen: 5, unseen: 5 };
+        Config { mini: Some(mini::Config { train_prompts: 60, val }), ..Config::default() }
+    }
+
+    fn read(context: &RunContext, dataset: &str, split: &str) -> Vec<PromptRow> {
+        PromptRow::read(&context.prompts(dataset, split), "").unwrap()
+    }
+
+    #[test]
+    fn the_miniature_world_gives_the_asked_for_counts_and_no_leak() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = context(folder.path());
+        let outputs = run(&small(), &context).unwrap();
+        assert_eq!(outputs.tables.len(), 6);
+        let mut train = BTreeSet::new();
+        for (dataset, val) in [("laion", 6), ("compbench", 18), ("commontext", 10)] {
+            let rows = read(&context, dataset, "train");
+            assert_eq!(rows.len(), 60, "{dataset}");
+            train.extend(rows.into_iter().map(|row| row.prompt_id));
+            assert_eq!(read(&context, dataset, "val").len(), val, "{dataset}");
+        }
+        for dataset in DATASETS {
+            assert!(read(&context, dataset, "val").iter().all(|row| !train.contains(&row.prompt_id)));
+        }
+        let audit = &outputs.summary.leaks;
+        assert_eq!((audit.normalised, audit.target_text_seen, audit.target_text_unseen), (0, 5, 5));
+        let card = std::fs::read_to_string(context.built.join(CARD)).unwrap();
+        assert!(card.contains("| compbench | val | numeracy | 6 |"), "{card}");
+    }
+
+    #[test]
+    fn signs_carry_their_target_text_and_every_row_its_scene() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = context(folder.path());
+        run(&small(), &context).unwrap();
+        for row in read(&context, "commontext", "val") {
+            let text = row.target_text.unwrap();
+            assert!(row.prompt.contains(&format!("'{text}'")), "{}", row.prompt);
+            let scene: crate::mini::scene::Scene = serde_json::from_str(&row.scene.unwrap()).unwrap();
+            assert_eq!(scene.sign_word, Some(text));
+        }
+    }
+
+    #[test]
+    fn equal_seeds_give_equal_tables() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for folder in [&a, &b] {
+            run(&small(), &context(folder.path())).unwrap();
+        }
+        assert_eq!(read(&context(a.path()), "laion", "train"), read(&context(b.path()), "laion", "train"));
+    }
+
+    #[test]
+    fn a_missing_file_leaves_the_rest_built_and_is_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = context(folder.path());
+        let file: FileConfig = toml::from_str("dataset = 'laion'\npath = 'absent.txt'\nlicence = 'CC0'").unwrap();
+        let error = run(&Config { file: vec![file], ..small() }, &context).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().contains("absent.txt"), "{error}");
+        assert_eq!(read(&context, "compbench", "train").len(), 60);
+    }
+
+    #[test]
+    fn a_file_without_splits_is_split_and_leaks_are_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = context(folder.path());
+        let lines: Vec<String> = (0..50).map(|i| format!("caption number {i}")).collect();
+        files::write_bytes(&context.datasets.join("laion.txt"), lines.join("\n").as_bytes()).unwrap();
+        files::write_bytes(&context.datasets.join("again.txt"), b"Caption number 0\ncaption number 51").unwrap();
+        let drawn = "dataset = 'laion'\npath = 'laion.txt'\nlicence = 'CC0'\ncategory = 'caption'";
+        let train = "dataset = 'compbench'\npath = 'again.txt'\nlicence = 'CC0'\nsplit = 'train'";
+        let file = [drawn, train].map(|text| toml::from_str(text).unwrap()).into();
+        run(&Config { file, val_prompts_per_category: 49, ..Config::default() }, &context).unwrap();
+        let val = read(&context, "laion", "val");
+        assert_eq!((val.len(), read(&context, "laion", "train").len()), (49, 1));
+        let leaked = val.iter().any(|row| row.prompt == "caption number 0");
+        assert_eq!(read(&context, "compbench", "train").len(), if leaked { 1 } else { 2 });
+    }
+}

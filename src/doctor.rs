@@ -1,0 +1,61 @@
+//! What this machine has and what each pipeline lacks: the first thing to run where something does not work.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::config::{self, Pipeline};
+use crate::run::machine::{self, readable_bytes};
+use crate::run::{files, manifest};
+
+/// The report, as text for people.
+pub fn report(root: &Path) -> String {
+    let mut text = String::new();
+    let mut line = |content: String| writeln!(text, "{content}").expect("writing to a string cannot fail");
+    line(format!("scaledown {}", env!("CARGO_PKG_VERSION")));
+    line(format!("processor: {}", machine::processor()));
+    line(format!("threads: {}", rayon::current_num_threads()));
+    for (name, present) in machine::vector_extensions() {
+        line(format!("{name}: {}", if present { "yes" } else { "no" }));
+    }
+    match machine::memory() {
+        Some((total, free)) => line(format!("memory: {} of {} available", readable_bytes(free), readable_bytes(total))),
+        None => line("memory: unknown on this system".into()),
+    }
+    match machine::free_disk(root) {
+        Some(free) => line(format!("free disk: {}", readable_bytes(free))),
+        None => line("free disk: unknown on this system".into()),
+    }
+    let names = config::names(root);
+    if names.is_empty() {
+        line(format!("\nno pipelines in `{}`; is this the right folder (`--root`)?", root.join(config::PIPELINES).display()));
+    }
+    for name in names {
+        line(format!("\npipeline {name}"));
+        for item in pipeline_lines(root, &name) {
+            line(format!("  {item}"));
+        }
+    }
+    text
+}
+
+/// The files the pipeline is committed with, with their hashes, and what would run.
+fn pipeline_lines(root: &Path, name: &str) -> Vec<String> {
+    let pipeline = match Pipeline::load(root, name) {
+        Ok(pipeline) => pipeline,
+        Err(error) => return vec![format!("cannot be used: {error}")],
+    };
+    let mut lines = Vec::new();
+    for path in pipeline.files() {
+        let shown = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+        lines.push(match (path.metadata(), files::sha256_file(&path)) {
+            (Ok(info), Ok(hash)) => format!("{shown}: {}, sha256 {hash}", readable_bytes(info.len())),
+            _ => format!("{shown}: missing"),
+        });
+    }
+    match pipeline.all().and_then(|steps| pipeline.plan(&steps)) {
+        Ok(plan) => lines.extend(plan),
+        Err(error) => lines.push(format!("cannot be planned: {error}")),
+    }
+    lines.push(format!("results: {} ({} records what made them)", pipeline.context.runs.display(), manifest::FILE_NAME));
+    lines
+}

@@ -1,0 +1,166 @@
+//! Every gradient of the training core against central differences in f64, and f32 against f64.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use scaledown::models::flux::{Flux, FluxConfig};
+use scaledown::models::student::{Student, StudentConfig};
+use scaledown::models::t5::{T5Config, T5Encoder};
+use scaledown::models::weights::Weights;
+use scaledown::models::{Denoiser, DenoiserInput};
+use scaledown::nn::param::{Gradients, Parameters};
+use scaledown::nn::residual::mean_squared_error;
+use scaledown::run::rng::{Key, normal, stream};
+
+/// Central differences in f64 with this step have a relative error near 1e-9 on these losses.
+const STEP: f64 = 1e-5;
+const TOLERANCE: f64 = 1e-6;
+
+fn random(shape: &[usize], item: u64, dtype: DType) -> Tensor {
+    let values = normal(&mut stream(Key { seed: 5, purpose: "test", item, draw: 0 }), shape.iter().product());
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+}
+
+fn ids(b: usize, l: usize, vocabulary: u32) -> Tensor {
+    let values: Vec<u32> = (0..b * l).map(|i| (i as u32 * 7 + 3) % vocabulary).collect();
+    Tensor::from_vec(values, (b, l), &Device::Cpu).unwrap()
+}
+
+/// A network with every parameter away from its special starting value, so that no gradient is zero by construction.
+fn perturb(network: &mut dyn Parameters) {
+    let mut item = 1000;
+    network.visit_mut(&mut |param| {
+        item += 1;
+        let noise = (random(param.value.dims(), item, param.value.dtype()) * 0.1).unwrap();
+        param.value = (&param.value + noise).unwrap();
+    });
+}
+
+fn shifted(values: &BTreeMap<String, Tensor>, direction: &BTreeMap<String, Tensor>, by: f64) -> BTreeMap<String, Tensor> {
+    values.iter().map(|(name, value)| (name.clone(), (value + (&direction[name] * by).unwrap()).unwrap())).collect()
+}
+
+fn dot(a: &BTreeMap<String, Tensor>, b: &BTreeMap<String, Tensor>) -> f64 {
+    a.iter().map(|(name, a)| (a * &b[name]).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap()).sum()
+}
+
+/// Checks the directional derivative along the gradient and along eight random directions.
+fn check<N: Parameters>(network: &mut N, gradients: BTreeMap<String, Tensor>, loss: impl Fn(&N) -> f64) {
+    let values = network.named();
+    assert_eq!(values.keys().collect::<Vec<_>>(), gradients.keys().collect::<Vec<_>>(), "a parameter has no gradient");
+    let norm = dot(&gradients, &gradients).sqrt();
+    let unit: BTreeMap<_, _> = gradients.iter().map(|(name, g)| (name.clone(), (g / norm).unwrap())).collect();
+    let mut directions = vec![unit];
+    for i in 0..8u64 {
+        let mut item = i * 10_000;
+        let direction: BTreeMap<_, _> = values
+            .iter()
+            .map(|(name, value)| {
+                item += 1;
+                (name.clone(), random(value.dims(), item, DType::F64))
+            })
+            .collect();
+        let length = dot(&direction, &direction).sqrt();
+        directions.push(direction.into_iter().map(|(name, d)| (name, (d / length).unwrap())).collect());
+    }
+    for (i, direction) in directions.iter().enumerate() {
+        network.assign(&shifted(&values, direction, STEP)).unwrap();
+        let above = loss(network);
+        network.assign(&shifted(&values, direction, -STEP)).unwrap();
+        let below = loss(network);
+        let (numeric, exact) = ((above - below) / (2.0 * STEP), dot(&gradients, direction));
+        // Relative to the gradient's length for random directions, whose derivative may be near zero.
+        let error = (numeric - exact).abs() / if i == 0 { exact.abs() } else { exact.abs().max(1e-2 * norm) };
+        assert!(error < TOLERANCE, "direction {i}: numeric {numeric}, exact {exact}, error {error}");
+    }
+    network.assign(&values).unwrap();
+}
+
+fn student(dtype: DType) -> Student {
+    let config = StudentConfig { encoder: T5Config::preset("smoke-base").unwrap(), projection_hidden: 24, text_width: 32, dropout: 0.1 };
+    let mut student = Student::new(&config, &Weights::initial(3, dtype, &Device::Cpu)).unwrap();
+    perturb(&mut student);
+    student
+}
+
+fn flux(dtype: DType) -> Flux {
+    let mut flux = Flux::new(&FluxConfig::preset("smoke").unwrap(), &Weights::initial(4, dtype, &Device::Cpu)).unwrap();
+    perturb(&mut flux);
+    flux
+}
+
+fn input(dtype: DType) -> DenoiserInput {
+    DenoiserInput {
+        latents: random(&[2, 4, 64], 1, dtype),
+        time: Tensor::new(&[0.3f64, 0.8], &Device::Cpu).unwrap().to_dtype(dtype).unwrap(),
+        guidance: Tensor::new(&[2.0f64, 3.5], &Device::Cpu).unwrap().to_dtype(dtype).unwrap(),
+        pooled: random(&[2, 32], 2, dtype),
+    }
+}
+
+/// Dropout is drawn from a fixed key, so that it is part of the function whose gradient is checked.
+const DROPOUT: Key = Key { seed: 1, purpose: "dropout", item: 0, draw: 0 };
+
+/// Eq. 5 for one student; returns the loss and all parameter gradients.
+fn distillation_gradient(student: &Student, flux: &Flux, dtype: DType) -> (f64, BTreeMap<String, Tensor>) {
+    let (input, target, ids) = (input(dtype), random(&[2, 4, 64], 9, dtype), ids(2, 7, 1024));
+    let (text, saved) = student.forward(&ids, Some(DROPOUT)).unwrap();
+    let (loss, d_text) = flux.loss_and_text_gradient(&input, &text, &target).unwrap();
+    let mut gradients = Gradients::collect();
+    student.vjp(&saved, &d_text, &mut gradients).unwrap();
+    (loss, gradients.into_map())
+}
+
+#[test]
+fn distillation_loss_through_the_whole_denoiser() {
+    let flux = flux(DType::F64);
+    let mut student = student(DType::F64);
+    let (_, gradients) = distillation_gradient(&student, &flux, DType::F64);
+    check(&mut student, gradients, |student| distillation_gradient(student, &flux, DType::F64).0);
+}
+
+#[test]
+fn f32_agrees_with_f64_to_1e_4() {
+    let (_, exact) = distillation_gradient(&student(DType::F64), &flux(DType::F64), DType::F64);
+    let (_, single) = distillation_gradient(&student(DType::F32), &flux(DType::F32), DType::F32);
+    let difference: BTreeMap<_, _> =
+        exact.iter().map(|(name, g)| (name.clone(), (g - single[name].to_dtype(DType::F64).unwrap()).unwrap())).collect();
+    let relative = (dot(&difference, &difference) / dot(&exact, &exact)).sqrt();
+    assert!(relative < 1e-4, "relative L2 difference {relative}");
+}
+
+#[test]
+fn every_parameter_of_the_denoiser() {
+    let mut flux = flux(DType::F64);
+    let (input, text, target) = (input(DType::F64), random(&[2, 5, 32], 8, DType::F64), random(&[2, 4, 64], 9, DType::F64));
+    let loss = |flux: &Flux| mean_squared_error(&flux.forward(&input, &text).unwrap().0, &target).unwrap().0;
+    let (velocity, saved) = flux.forward(&input, &text).unwrap();
+    let (_, d_velocity) = mean_squared_error(&velocity, &target).unwrap();
+    let mut gradients = Gradients::collect();
+    flux.vjp(&saved, &d_velocity, &mut gradients).unwrap();
+    check(&mut flux, gradients.into_map(), loss);
+}
+
+#[test]
+fn every_parameter_of_t5() {
+    let mut t5 = T5Encoder::new(&T5Config::preset("smoke-teacher").unwrap(), &Weights::initial(6, DType::F64, &Device::Cpu)).unwrap();
+    perturb(&mut t5);
+    let (ids, target) = (ids(2, 40, 1024), random(&[2, 40, 32], 3, DType::F64));
+    let loss = |t5: &T5Encoder| mean_squared_error(&t5.forward(&ids).unwrap().0, &target).unwrap().0;
+    let (y, saved) = t5.forward(&ids).unwrap();
+    let (_, dy) = mean_squared_error(&y, &target).unwrap();
+    let mut gradients = Gradients::collect();
+    t5.vjp(&saved, &dy, &mut gradients).unwrap();
+    check(&mut t5, gradients.into_map(), loss);
+}
+
+#[test]
+fn a_frozen_denoiser_gives_the_same_text_gradient() {
+    let (flux, input) = (flux(DType::F32), input(DType::F32));
+    let (text, target) = (random(&[2, 5, 32], 8, DType::F32), random(&[2, 4, 64], 9, DType::F32));
+    let (velocity, saved) = flux.forward(&input, &text).unwrap();
+    let (_, d_velocity) = mean_squared_error(&velocity, &target).unwrap();
+    let trained = flux.vjp(&saved, &d_velocity, &mut Gradients::collect()).unwrap();
+    let frozen = flux.loss_and_text_gradient(&input, &text, &target).unwrap().1;
+    assert_eq!(trained.flatten_all().unwrap().to_vec1::<f32>().unwrap(), frozen.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+}
