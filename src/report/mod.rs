@@ -1,12 +1,15 @@
 //! The stage that turns results into one self-contained HTML page: no weights, no network, no script from elsewhere.
 
 pub mod data;
+pub mod figures;
 pub mod grid;
 pub mod page;
 pub mod paper;
 pub mod plot;
+pub mod provenance;
 pub mod sections;
 pub mod table;
+pub mod verdict;
 
 use std::path::{Path, PathBuf};
 

@@ -1,9 +1,8 @@
 //! The page as a whole: head, order of the sections, footnotes and the list of all reports.
 
 use super::data::Data;
-use super::sections;
 use super::table::escape;
-use super::{Config, grid};
+use super::{Config, figures, grid, provenance, sections, verdict};
 use crate::error::Result;
 
 const STYLE: &str = include_str!("assets/style.css");
@@ -44,13 +43,13 @@ pub fn page(data: &Data, config: &Config) -> Result<String> {
         ("differences", "Differences", sections::differences(data, &mut notes)),
         ("naive", "Naive distillation", sections::naive(data)),
         ("paper", "Beside the paper", sections::beside_paper(data)?),
-        ("figures", "Figures", sections::figures(data)?),
+        ("figures", "Figures", figures::figures(data)?),
         ("images", "Images", sections::images(data, &pictures)),
         ("ceilings", "Ceilings of the judges", sections::ceilings(data, &mut notes)),
-        ("collapse", "Embedding space", sections::collapse(data, &mut notes)?),
+        ("collapse", "Embedding space", figures::collapse(data, &mut notes)?),
         ("efficiency", "Size and speed", sections::efficiency(data, &mut notes)),
-        ("missing", "What is missing", sections::missing(data, &pictures)),
-        ("reproduce", "How it was made", sections::reproduce(data)),
+        ("missing", "What is missing", provenance::missing(data, &pictures)),
+        ("reproduce", "How it was made", provenance::reproduce(data)),
     ];
     let parts: Vec<_> = parts.into_iter().filter(|(_, _, html)| !html.is_empty()).collect();
     let navigation: String = parts.iter().map(|(id, title, _)| format!("<a href=\"#{id}\">{title}</a>")).collect();
@@ -61,7 +60,7 @@ pub fn page(data: &Data, config: &Config) -> Result<String> {
          <nav aria-label=\"Sections\">{navigation}</nav>\n<main>\n{body}<section id=\"notes\"><h2>Protocols</h2>\n{}</section>\n</main>\n\
          <script>\n{SCRIPT}</script>\n</body>\n</html>\n",
         head(&format!("{name}: distilled text encoders")),
-        sections::verdict(data, headline),
+        verdict::verdict(data, headline),
         notes.html(),
     ))
 }

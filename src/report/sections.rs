@@ -1,17 +1,14 @@
-//! The sections of the page, each a function from the data to HTML; an empty string leaves the section out.
+//! The sections made of tables, each a function from the data to HTML; an empty string leaves the section out.
 
 use std::fmt::Write as _;
-
-use serde_json::Value;
 
 use super::data::{Data, Encoder, REAL, TEACHER};
 use super::grid::{self, Grid};
 use super::page::{Notes, arrow, metric_title};
 use super::paper::Published;
-use super::plot::{self, Axes, Bar, Series};
-use super::table::{Cell, Outcome, Table, escape, format_count, format_value, interval, signed};
+use super::table::{Cell, Table, escape, format_value};
 use crate::error::Result;
-use crate::run::results::{SummaryRow, TrainLogRow};
+use crate::run::results::SummaryRow;
 
 /// The columns of the paper and their averages; every other metric stands in a table that opens on demand.
 const HEADLINE: [&str; 10] = [
@@ -26,57 +23,6 @@ const HEADLINE: [&str; 10] = [
     "ocr_sentence",
     "ocr_mean",
 ];
-
-/// Points of a learning curve after averaging.
-const CURVE_POINTS: usize = 120;
-
-/// The first sentences: what the main student keeps, and what distillation was worth.
-pub fn verdict(data: &Data, headline: Option<&Encoder>) -> String {
-    let Some(student) = headline else {
-        return "<p class=\"verdict\">No student was generated and scored yet; the tables below show the teacher alone.</p>".into();
-    };
-    let name = format!("<b>{}</b>", escape(&student.name));
-    let mut sentences = Vec::new();
-    let size = match (data.parameters_encoder(&student.name), data.parameters_encoder(TEACHER)) {
-        (Some(own), Some(teacher)) if own > 0.0 => {
-            format!(" ({} weights without projection, {:.1} times fewer than the teacher)", format_count(own), teacher / own)
-        }
-        _ => String::new(),
-    };
-    let kept: Vec<String> = [("compbench", "compositional score"), ("ocr_mean", "text rendering"), ("clip_score", "CLIP score")]
-        .iter()
-        .filter_map(|(metric, words)| {
-            let row = data.number(&student.name, &format!("retention_{metric}"), "all", Some(TEACHER))?;
-            Some(format!("<b>{:.0} %</b> {} of the {words} (n {})", row.value, escape(&interval(row)), row.n))
-        })
-        .collect();
-    sentences.push(if kept.is_empty() {
-        format!("How much of the teacher {name}{size} keeps was not measured.")
-    } else {
-        format!("{name}{size} keeps {} of its teacher.", join(&kept))
-    });
-    for (objective, words) in [("none", "its untrained twin"), ("naive", "naive distillation of the same network")] {
-        for twin in data.twins(student, objective) {
-            let parts: Vec<String> = ["compbench", "ocr_mean", "clip_score"]
-                .iter()
-                .filter_map(|metric| Some((metric, data.number(&student.name, metric, "all", Some(&twin.name))?)))
-                .map(|(metric, row)| {
-                    let outcome = match Outcome::of(row) {
-                        Outcome::Better => "better",
-                        Outcome::Worse => "worse",
-                        Outcome::Undecided => "not distinguishable",
-                    };
-                    format!("{} {} {} ({outcome})", escape(&metric_title(metric)), signed(metric, row.value), escape(&interval(row)))
-                })
-                .collect();
-            if !parts.is_empty() {
-                sentences.push(format!("Against {words} ({}): {}.", escape(&twin.name), join(&parts)));
-            }
-        }
-    }
-    sentences.push("Brackets are 95 % bootstrap intervals over prompts unless a footnote says otherwise.".into());
-    format!("<p class=\"verdict\">{}</p>", sentences.join(" "))
-}
 
 /// Encoders × metrics, one table per kind of metric.
 pub fn scores(data: &Data, notes: &mut Notes) -> String {
@@ -132,8 +78,9 @@ fn value_table(data: &Data, notes: &mut Notes, caption: &str, metrics: &[&str], 
     table.html()
 }
 
-fn encoder_cell(encoder: &Encoder) -> Cell {
-    Cell::text(if encoder.name == REAL { "ground truth" } else { &encoder.name })
+/// The head cell of an encoder's row.
+pub fn encoder_cell(encoder: &Encoder) -> Cell {
+    Cell::text(display_name(encoder))
 }
 
 /// Paired differences against the teacher, the untrained and the naive twins.
@@ -267,108 +214,9 @@ pub fn beside_paper(data: &Data) -> Result<String> {
     Ok(format!("{words}{}{main}<details><summary>Tables 4 to 7 of the paper</summary>{rest}</details>", table.html()))
 }
 
-/// Scaling figure, bars per category, learning curves.
-pub fn figures(data: &Data) -> Result<String> {
-    let mut html = String::new();
-    let vision: Vec<&Encoder> = data.encoders.iter().filter(|encoder| encoder.objective() == Some("vision")).collect();
-    let kinds = [("compbench", "Composition"), ("ocr_mean", "Text rendering"), ("clip_score", "CLIP score")];
-    let series: Vec<(String, Vec<(f64, Bar, String)>)> = kinds
-        .iter()
-        .filter_map(|(metric, title)| {
-            let points: Vec<_> = vision
-                .iter()
-                .filter_map(|encoder| {
-                    let row = data.number(&encoder.name, &format!("retention_{metric}"), "all", Some(TEACHER))?;
-                    let size = data.parameters_encoder(&encoder.name).filter(|&size| size > 0.0)?;
-                    Some((size, bar(row), encoder.name.clone()))
-                })
-                .collect();
-            (!points.is_empty()).then(|| ((*title).to_owned(), points))
-        })
-        .collect();
-    html.push_str("<div class=\"plots\">");
-    if !series.is_empty() {
-        let description = "Score of vision-distilled students in percent of the teacher's, over the number of encoder weights";
-        let svg = plot::sizes(&series, Axes { x: "weights of the encoder, without projection (log)", y: "% of the teacher", description })?;
-        let words = "Scaling down: what each student keeps of its teacher, over the size of its encoder.";
-        html.push_str(&figure(&svg, &plot::legend(series.iter().map(|(name, _)| name.as_str())), words));
-    }
-    html.push_str(&bar_figure(data)?);
-    for (objective, title) in
-        [("vision", "Learning curves of vision-based distillation"), ("naive", "Learning curves of naive distillation")]
-    {
-        let series: Vec<Series> = data
-            .encoders
-            .iter()
-            .filter(|encoder| encoder.objective() == Some(objective))
-            .map(|encoder| Series { name: encoder.name.clone(), points: smooth(&encoder.log) })
-            .filter(|series| series.points.iter().any(|(_, y)| *y > 0.0))
-            .collect();
-        if !series.is_empty() {
-            let svg = plot::curves(&series, Axes { x: "updates", y: "loss (log)", description: title })?;
-            let words =
-                format!("{title}; each point is the mean loss of a stretch of updates. Losses of the two objectives have different units.");
-            html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &words));
-        }
-    }
-    html.push_str("</div>\n");
-    Ok(html)
-}
-
-fn bar_figure(data: &Data) -> Result<String> {
-    let groups: Vec<(&str, &str, String)> = ["compbench_color", "compbench_spatial", "compbench_numeracy"]
-        .into_iter()
-        .map(|metric| (metric, "all", metric_title(metric)))
-        .chain([("ocr_char", "seen", "OCR char, seen".to_owned()), ("ocr_char", "unseen", "OCR char, unseen".to_owned())])
-        .chain([("ocr_word", "seen", "OCR word, seen".to_owned()), ("ocr_word", "unseen", "OCR word, unseen".to_owned())])
-        .filter(|(metric, scope, _)| data.summary.iter().any(|row| row.metric == *metric && row.scope == *scope && row.versus.is_none()))
-        .collect();
-    let encoders: Vec<&Encoder> = data
-        .encoders
-        .iter()
-        .filter(|encoder| groups.iter().any(|(metric, scope, _)| data.number(&encoder.name, metric, scope, None).is_some()))
-        .collect();
-    if groups.is_empty() || encoders.is_empty() {
-        return Ok(String::new());
-    }
-    let bars: Vec<(String, Vec<Option<Bar>>)> = groups
-        .iter()
-        .map(|(metric, scope, title)| {
-            (title.clone(), encoders.iter().map(|encoder| data.number(&encoder.name, metric, scope, None).map(bar)).collect())
-        })
-        .collect();
-    let svg = plot::bars(
-        &bars,
-        Axes { x: "", y: "%", description: "Scores per category and encoder with intervals; the same numbers stand in the tables" },
-    )?;
-    Ok(figure(
-        &svg,
-        &plot::legend(encoders.iter().map(|encoder| display_name(encoder))),
-        "Score per category; whiskers are intervals over prompts.",
-    ))
-}
-
-fn display_name(encoder: &Encoder) -> &str {
+/// The name the page writes for an encoder.
+pub fn display_name(encoder: &Encoder) -> &str {
     if encoder.name == REAL { "ground truth" } else { &encoder.name }
-}
-
-fn bar(row: &SummaryRow) -> Bar {
-    Bar { value: row.value, low: row.ci_low, high: row.ci_high }
-}
-
-fn figure(svg: &str, legend: &str, caption: &str) -> String {
-    format!("<figure class=\"plot\">{legend}{svg}<figcaption>{}</figcaption></figure>\n", escape(caption))
-}
-
-/// Mean loss of equal stretches of updates.
-fn smooth(log: &[TrainLogRow]) -> Vec<(f64, f64)> {
-    let stretch = log.len().div_ceil(CURVE_POINTS).max(1);
-    log.chunks(stretch)
-        .map(|rows| {
-            let mean = |value: &dyn Fn(&TrainLogRow) -> f64| rows.iter().map(value).sum::<f64>() / rows.len() as f64;
-            (mean(&|row| row.update as f64), mean(&|row| row.loss))
-        })
-        .collect()
 }
 
 /// The image grid with its filters.
@@ -414,52 +262,6 @@ pub fn ceilings(data: &Data, notes: &mut Notes) -> String {
     table.html()
 }
 
-/// t-SNE and collapse diagnostics.
-pub fn collapse(data: &Data, notes: &mut Notes) -> Result<String> {
-    let metrics: Vec<&str> = ["effective_rank", "mean_cosine"].into_iter().filter(|metric| data.metrics().contains(metric)).collect();
-    let cards = [("dead_units", "Dead hidden units of the projection"), ("variance_ratio", "Variance against the teacher's")];
-    let mut table =
-        Table::new("Signs of collapse: few directions, a mean cosine near 1, dead units, lost variance").column("Encoder", None);
-    for metric in &metrics {
-        let protocol = data.summary.iter().find(|row| row.metric == *metric).map(|row| notes.number(&row.protocol));
-        table = table.column(&metric_title(metric), protocol);
-    }
-    for (_, title) in cards {
-        table = table.column(title, None);
-    }
-    for encoder in data.encoders.iter().filter(|encoder| encoder.name != REAL) {
-        let mut cells = vec![encoder_cell(encoder)];
-        for metric in &metrics {
-            cells.push(match data.value(&encoder.name, metric) {
-                Some(row) => Cell::number(row.value, &format_value(metric, row.value)),
-                None => Cell::absent("not measured"),
-            });
-        }
-        for (key, _) in cards {
-            cells.push(
-                encoder.card_number(key).map_or(Cell::absent("not in the card"), |value| Cell::number(value, &format!("{value:.3}"))),
-            );
-        }
-        table.row(cells);
-    }
-    let mut html = String::new();
-    if !data.tsne.is_empty() {
-        let mut series: Vec<Series> = Vec::new();
-        for encoder in &data.encoders {
-            let points: Vec<(f64, f64)> = data.tsne.iter().filter(|row| row.encoder == encoder.name).map(|row| (row.x, row.y)).collect();
-            if !points.is_empty() {
-                series.push(Series { name: encoder.name.clone(), points });
-            }
-        }
-        let description = "t-SNE map of mean-pooled text embeddings, one point per prompt and encoder";
-        let svg = plot::scatter(&series, Axes { x: "", y: "", description })?;
-        let words = "t-SNE of mean-pooled text embeddings, one point per prompt. Distances between clusters mean nothing.";
-        html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), words));
-    }
-    html.push_str(&table.html());
-    Ok(html)
-}
-
 /// Sizes with and without projection, bytes and latency.
 pub fn efficiency(data: &Data, notes: &mut Notes) -> String {
     let metrics: Vec<&str> = ["parameters_encoder", "parameters", "bytes_f32", "bytes_bf16", "encode_ms"]
@@ -493,92 +295,4 @@ pub fn efficiency(data: &Data, notes: &mut Notes) -> String {
         table.row(cells);
     }
     table.html()
-}
-
-/// What did not run, and what the page leaves out.
-pub fn missing(data: &Data, pictures: &Grid) -> String {
-    let mut items: Vec<String> = data
-        .skipped
-        .iter()
-        .map(|skipped| {
-            let encoder = skipped.encoder.as_ref().map(|encoder| format!(" for {encoder}")).unwrap_or_default();
-            format!("{}{encoder}: not run: {}.", metric_title(&skipped.metric), skipped.reason)
-        })
-        .collect();
-    items.extend(data.gaps.iter().cloned());
-    if pictures.shown < pictures.total {
-        items.push(format!("{} prompts have images that this page does not show.", pictures.total - pictures.shown));
-    }
-    let few = data.summary.iter().filter(|row| row.n < 30 && row.ci_low.is_finite() && row.ci_low != row.ci_high).count();
-    if few > 0 {
-        items.push(format!("{few} reported numbers rest on fewer than 30 images; their intervals are rough."));
-    }
-    items.extend(
-        [
-            "3D-spatial, shape, texture, non-spatial and complex prompts of T2I-CompBench, and the published judges (BLIP-VQA, UniDet, DPT).",
-            "FID with the Inception network: the Fréchet distance here uses CLIP features and other images.",
-            "Human preference, ControlNet, LoRA and other base models.",
-        ]
-        .map(|text| format!("Not part of this report: {text}")),
-    );
-    format!("<ul>{}</ul>", items.iter().map(|item| format!("<li>{}</li>", escape(item))).collect::<String>())
-}
-
-/// Manifests: commands, seeds, hashes.
-pub fn reproduce(data: &Data) -> String {
-    if data.manifests.is_empty() {
-        return "<p>No stage left a manifest, so commands and hashes are not known.</p>".into();
-    }
-    let mut table = Table::new("Stages");
-    for title in ["Stage", "Command", "Seed", "Version", "Device", "Threads", "Seconds", "Outputs"] {
-        table = table.column(title, None);
-    }
-    let mut details = String::new();
-    for (name, manifest) in &data.manifests {
-        let text = |key: &str| manifest.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
-        let number = |key: &str, decimals: usize| match manifest.get(key).and_then(Value::as_f64) {
-            Some(value) => Cell::number(value, &format!("{value:.decimals$}")),
-            None => Cell::absent("not recorded"),
-        };
-        let files = |key: &str| manifest.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        table.row(vec![
-            Cell::text(name),
-            Cell::text(&text("command")),
-            number("seed", 0),
-            Cell::text(&text("version")),
-            Cell::text(&text("device")),
-            number("threads", 0),
-            number("seconds", 1),
-            Cell::number(files("outputs").len() as f64, &format!("{} files", files("outputs").len())),
-        ]);
-        let list = |title: &str, key: &str| {
-            let shown = files(key).iter().filter(|file| !file["path"].as_str().unwrap_or("").ends_with(".png"));
-            let items: String = shown
-                .map(|file| {
-                    let (path, hash) = (file["path"].as_str().unwrap_or(""), file["sha256"].as_str().unwrap_or(""));
-                    format!("<li><code>{}</code> {}</li>", escape(hash), escape(path))
-                })
-                .collect();
-            if items.is_empty() { String::new() } else { format!("<h4>{title}</h4><ul class=\"files\">{items}</ul>") }
-        };
-        let config = manifest.get("config").map(|config| serde_json::to_string_pretty(config).unwrap_or_default()).unwrap_or_default();
-        let _ = write!(
-            details,
-            "<details><summary>{}</summary>{}{}<h4>Configuration</h4><pre>{}</pre></details>",
-            escape(name),
-            list("Inputs (SHA-256)", "inputs"),
-            list("Outputs (SHA-256, pictures left out)", "outputs"),
-            escape(&config)
-        );
-    }
-    format!("{}{details}", table.html())
-}
-
-/// "a, b and c".
-fn join(parts: &[String]) -> String {
-    match parts {
-        [] => String::new(),
-        [only] => only.clone(),
-        [first @ .., last] => format!("{} and {last}", first.join(", ")),
-    }
 }

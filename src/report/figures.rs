@@ -1,0 +1,158 @@
+//! Figures with their captions: what is kept over size, bars per category, learning curves, the map of embeddings.
+
+use super::data::{Data, Encoder, REAL, TEACHER};
+use super::page::{Notes, metric_title};
+use super::plot::{self, Axes, Bar, Series};
+use super::sections::{display_name, encoder_cell};
+use super::table::{Cell, Table, escape, format_value};
+use crate::error::Result;
+use crate::run::results::{SummaryRow, TrainLogRow};
+
+/// Points of a learning curve after averaging.
+const CURVE_POINTS: usize = 120;
+
+/// Scaling figure, bars per category, learning curves.
+pub fn figures(data: &Data) -> Result<String> {
+    let mut html = String::new();
+    let vision: Vec<&Encoder> = data.encoders.iter().filter(|encoder| encoder.objective() == Some("vision")).collect();
+    let kinds = [("compbench", "Composition"), ("ocr_mean", "Text rendering"), ("clip_score", "CLIP score")];
+    let series: Vec<(String, Vec<(f64, Bar, String)>)> = kinds
+        .iter()
+        .filter_map(|(metric, title)| {
+            let points: Vec<_> = vision
+                .iter()
+                .filter_map(|encoder| {
+                    let row = data.number(&encoder.name, &format!("retention_{metric}"), "all", Some(TEACHER))?;
+                    let size = data.parameters_encoder(&encoder.name).filter(|&size| size > 0.0)?;
+                    Some((size, bar(row), encoder.name.clone()))
+                })
+                .collect();
+            (!points.is_empty()).then(|| ((*title).to_owned(), points))
+        })
+        .collect();
+    html.push_str("<div class=\"plots\">");
+    if !series.is_empty() {
+        let description = "Score of vision-distilled students in percent of the teacher's, over the number of encoder weights";
+        let svg = plot::sizes(&series, Axes { x: "weights of the encoder, without projection (log)", y: "% of the teacher", description })?;
+        let words = "Scaling down: what each student keeps of its teacher, over the size of its encoder.";
+        html.push_str(&figure(&svg, &plot::legend(series.iter().map(|(name, _)| name.as_str())), words));
+    }
+    html.push_str(&bar_figure(data)?);
+    for (objective, title) in
+        [("vision", "Learning curves of vision-based distillation"), ("naive", "Learning curves of naive distillation")]
+    {
+        let series: Vec<Series> = data
+            .encoders
+            .iter()
+            .filter(|encoder| encoder.objective() == Some(objective))
+            .map(|encoder| Series { name: encoder.name.clone(), points: smooth(&encoder.log) })
+            .filter(|series| series.points.iter().any(|(_, y)| *y > 0.0))
+            .collect();
+        if !series.is_empty() {
+            let svg = plot::curves(&series, Axes { x: "updates", y: "loss (log)", description: title })?;
+            let words =
+                format!("{title}; each point is the mean loss of a stretch of updates. Losses of the two objectives have different units.");
+            html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &words));
+        }
+    }
+    html.push_str("</div>\n");
+    Ok(html)
+}
+
+fn bar_figure(data: &Data) -> Result<String> {
+    let groups: Vec<(&str, &str, String)> = ["compbench_color", "compbench_spatial", "compbench_numeracy"]
+        .into_iter()
+        .map(|metric| (metric, "all", metric_title(metric)))
+        .chain([("ocr_char", "seen", "OCR char, seen".to_owned()), ("ocr_char", "unseen", "OCR char, unseen".to_owned())])
+        .chain([("ocr_word", "seen", "OCR word, seen".to_owned()), ("ocr_word", "unseen", "OCR word, unseen".to_owned())])
+        .filter(|(metric, scope, _)| data.summary.iter().any(|row| row.metric == *metric && row.scope == *scope && row.versus.is_none()))
+        .collect();
+    let encoders: Vec<&Encoder> = data
+        .encoders
+        .iter()
+        .filter(|encoder| groups.iter().any(|(metric, scope, _)| data.number(&encoder.name, metric, scope, None).is_some()))
+        .collect();
+    if groups.is_empty() || encoders.is_empty() {
+        return Ok(String::new());
+    }
+    let bars: Vec<(String, Vec<Option<Bar>>)> = groups
+        .iter()
+        .map(|(metric, scope, title)| {
+            (title.clone(), encoders.iter().map(|encoder| data.number(&encoder.name, metric, scope, None).map(bar)).collect())
+        })
+        .collect();
+    let svg = plot::bars(
+        &bars,
+        Axes { x: "", y: "%", description: "Scores per category and encoder with intervals; the same numbers stand in the tables" },
+    )?;
+    Ok(figure(
+        &svg,
+        &plot::legend(encoders.iter().map(|encoder| display_name(encoder))),
+        "Score per category; whiskers are intervals over prompts.",
+    ))
+}
+
+fn bar(row: &SummaryRow) -> Bar {
+    Bar { value: row.value, low: row.ci_low, high: row.ci_high }
+}
+
+fn figure(svg: &str, legend: &str, caption: &str) -> String {
+    format!("<figure class=\"plot\">{legend}{svg}<figcaption>{}</figcaption></figure>\n", escape(caption))
+}
+
+/// Mean loss of equal stretches of updates.
+fn smooth(log: &[TrainLogRow]) -> Vec<(f64, f64)> {
+    let stretch = log.len().div_ceil(CURVE_POINTS).max(1);
+    log.chunks(stretch)
+        .map(|rows| {
+            let mean = |value: &dyn Fn(&TrainLogRow) -> f64| rows.iter().map(value).sum::<f64>() / rows.len() as f64;
+            (mean(&|row| row.update as f64), mean(&|row| row.loss))
+        })
+        .collect()
+}
+
+/// t-SNE and collapse diagnostics.
+pub fn collapse(data: &Data, notes: &mut Notes) -> Result<String> {
+    let metrics: Vec<&str> = ["effective_rank", "mean_cosine"].into_iter().filter(|metric| data.metrics().contains(metric)).collect();
+    let cards = [("dead_units", "Dead hidden units of the projection"), ("variance_ratio", "Variance against the teacher's")];
+    let mut table =
+        Table::new("Signs of collapse: few directions, a mean cosine near 1, dead units, lost variance").column("Encoder", None);
+    for metric in &metrics {
+        let protocol = data.summary.iter().find(|row| row.metric == *metric).map(|row| notes.number(&row.protocol));
+        table = table.column(&metric_title(metric), protocol);
+    }
+    for (_, title) in cards {
+        table = table.column(title, None);
+    }
+    for encoder in data.encoders.iter().filter(|encoder| encoder.name != REAL) {
+        let mut cells = vec![encoder_cell(encoder)];
+        for metric in &metrics {
+            cells.push(match data.value(&encoder.name, metric) {
+                Some(row) => Cell::number(row.value, &format_value(metric, row.value)),
+                None => Cell::absent("not measured"),
+            });
+        }
+        for (key, _) in cards {
+            cells.push(
+                encoder.card_number(key).map_or(Cell::absent("not in the card"), |value| Cell::number(value, &format!("{value:.3}"))),
+            );
+        }
+        table.row(cells);
+    }
+    let mut html = String::new();
+    if !data.tsne.is_empty() {
+        let mut series: Vec<Series> = Vec::new();
+        for encoder in &data.encoders {
+            let points: Vec<(f64, f64)> = data.tsne.iter().filter(|row| row.encoder == encoder.name).map(|row| (row.x, row.y)).collect();
+            if !points.is_empty() {
+                series.push(Series { name: encoder.name.clone(), points });
+            }
+        }
+        let description = "t-SNE map of mean-pooled text embeddings, one point per prompt and encoder";
+        let svg = plot::scatter(&series, Axes { x: "", y: "", description })?;
+        let words = "t-SNE of mean-pooled text embeddings, one point per prompt. Distances between clusters mean nothing.";
+        html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), words));
+    }
+    html.push_str(&table.html());
+    Ok(html)
+}
