@@ -89,8 +89,7 @@ pub fn nearest<'a>(word: &str, valid: &'a [impl AsRef<str>]) -> Option<&'a str> 
 fn find(root: &Path, name: &str) -> Result<PathBuf> {
     let below = root.join(PIPELINES);
     let given = PathBuf::from(name);
-    let candidates =
-        [below.join(name).join(PIPELINE_FILE), below.join(format!("{name}.toml")), given.join(PIPELINE_FILE), given.clone()];
+    let candidates = [below.join(name).join(PIPELINE_FILE), below.join(format!("{name}.toml")), given.join(PIPELINE_FILE), given.clone()];
     if let Some(file) = candidates.into_iter().find(|path| path.is_file()) {
         return Ok(file);
     }

@@ -5,9 +5,9 @@
 pub mod cli;
 pub mod config;
 pub mod data;
-pub mod doctor;
 pub mod diffusion;
 pub mod distill;
+pub mod doctor;
 pub mod error;
 pub mod mini;
 pub mod models;

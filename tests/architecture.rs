@@ -260,7 +260,8 @@ fn no_unwrap_outside_tests() {
 /// The checks above must be able to fail.
 #[test]
 fn the_checks_see_what_they_are_for() {
-    let code = code_of("use crate::{error::Error, mini::{scene, words}};\n// crate::cli\nlet s = \"crate::cli\";\nsuper::super::report::page();");
+    let code =
+        code_of("use crate::{error::Error, mini::{scene, words}};\n// crate::cli\nlet s = \"crate::cli\";\nsuper::super::report::page();");
     let found = imports("metrics::ocr", false, &code);
     let expected = [(1, "error::Error"), (1, "mini::scene"), (1, "mini::words"), (4, "report::page")];
     assert_eq!(found, expected.map(|(line, path)| (line, path.to_owned())));

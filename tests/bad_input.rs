@@ -52,7 +52,8 @@ fn a_truncated_table_is_named_and_earlier_tables_stay() {
 
 #[test]
 fn an_unknown_file_format_and_an_unknown_set_are_configuration_errors() {
-    let file = |dataset: &str, path: &str| format!("{SMALL_DATA}\n[[data.file]]\ndataset = '{dataset}'\npath = '{path}'\nlicence = 'CC0'\n");
+    let file =
+        |dataset: &str, path: &str| format!("{SMALL_DATA}\n[[data.file]]\ndataset = '{dataset}'\npath = '{path}'\nlicence = 'CC0'\n");
     let place = Place::with(&file("laion", "captions.docx"));
     place.write("datasets/captions.docx", b"x");
     place.run(&["build-data"]).failed(2, &["`docx`", ".parquet"]);

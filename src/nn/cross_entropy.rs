@@ -1,6 +1,6 @@
 //! Cross-entropy over a vocabulary with its backward, for text-only pretraining.
 
-use candle_core::Tensor;
+use candle_core::{Tensor, WithDType};
 
 use super::real::{Real, tensor, vectorised, with_slice};
 use crate::by_real;

@@ -87,7 +87,9 @@ pub fn markdown(pipeline: &str, summary: &Summary, prompts: &[RawPrompt]) -> Str
     for source in &summary.sources {
         line(format_args!("| {} | {} | {} |", source.name, source.licence, source.prompts));
     }
-    line(format_args!("\n## Tables\n\n| set | split | category | prompts | characters: shortest, median, longest |\n|---|---|---|---|---|"));
+    line(format_args!(
+        "\n## Tables\n\n| set | split | category | prompts | characters: shortest, median, longest |\n|---|---|---|---|---|"
+    ));
     for t in &summary.tables {
         let lengths = format!("{}, {}, {}", t.shortest_characters, t.median_characters, t.longest_characters);
         line(format_args!("| {} | {} | {} | {} | {lengths} |", t.dataset, t.split, t.category, t.prompts));
@@ -102,11 +104,17 @@ pub fn markdown(pipeline: &str, summary: &Summary, prompts: &[RawPrompt]) -> Str
         LeakPolicy::Keep => "kept",
     };
     line(format_args!("\n## Leak audit, training against validation, across all sets\n"));
-    line(format_args!("* training prompts that are validation prompts: {} exactly, {} up to case and punctuation; {fate}", leaks.exact, leaks.normalised));
+    line(format_args!(
+        "* training prompts that are validation prompts: {} exactly, {} up to case and punctuation; {fate}",
+        leaks.exact, leaks.normalised
+    ));
     let (seen, unseen) = (leaks.target_text_seen, leaks.target_text_unseen);
     line(format_args!("* validation prompts whose target text training shows: {seen}; does not show: {unseen}"));
     let c = &summary.combinations;
-    line(format_args!("* noun and colour combinations: {} in training, {} in validation, {} of these never in training", c.train, c.val, c.val_only));
+    line(format_args!(
+        "* noun and colour combinations: {} in training, {} in validation, {} of these never in training",
+        c.train, c.val, c.val_only
+    ));
     line(format_args!("\n## Samples\n"));
     for t in &summary.tables {
         let of_table =

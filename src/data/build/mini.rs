@@ -99,7 +99,8 @@ impl Grammar {
             }
         }
         if prompts.len() < n {
-            let message = format!("the grammar has only {} different {} prompts for `{category}`, {n} are wanted", prompts.len(), split.name());
+            let message =
+                format!("the grammar has only {} different {} prompts for `{category}`, {n} are wanted", prompts.len(), split.name());
             return Err(Error::config(message, "ask for fewer in [data.mini]"));
         }
         Ok(prompts)

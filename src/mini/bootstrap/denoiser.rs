@@ -41,7 +41,7 @@ pub struct Config {
     pub clip: String,
     pub token_length: usize,
     pub resolution: u32,
-    /// Distinct scenes; their latents are kept in memory after the first visit (16 KB each at 64 px).
+    /// Distinct scenes; their latents and text are kept in memory after the first visit (40 KB each at 64 px).
     pub scenes: u64,
     pub steps: u64,
     pub batch: usize,
@@ -70,7 +70,7 @@ impl Default for Config {
             token_length: 24,
             resolution: 64,
             // Every combination of the small world is among them many times over.
-            scenes: 32_768,
+            scenes: 12_288,
             steps: 6_000,
             batch: 32,
             learning_rate: 1e-3,
@@ -105,7 +105,8 @@ const TIME_LOCATION: f64 = 0.4675;
 struct Example {
     /// Packed latents, N·C values.
     latents: Vec<f32>,
-    ids: Vec<u32>,
+    /// Text embedding, L·D values.
+    text: Vec<f32>,
     /// Pooled text, P values.
     pooled: Vec<f32>,
 }
@@ -160,17 +161,25 @@ impl Frozen {
     }
 
     fn examples(&self, config: &Config, pairs: &[(String, image::RgbImage)]) -> Result<Vec<Example>> {
-        let (prompts, images): (Vec<&str>, Vec<image::RgbImage>) = pairs.iter().map(|(prompt, image)| (prompt.as_str(), image.clone())).unzip();
+        let (prompts, images): (Vec<&str>, Vec<image::RgbImage>) =
+            pairs.iter().map(|(prompt, image)| (prompt.as_str(), image.clone())).unzip();
         let ids = self.tokenizer.encode(&prompts, config.token_length)?;
         let pooled = self.clip.text_pooled(&ids)?.to_vec2::<f32>()?;
         let latents = pack(&self.autoencoder.encode(&to_tensor(&images)?)?)?.flatten_from(1)?.to_vec2::<f32>()?;
-        let ids = ids.to_vec2::<u32>()?;
-        Ok(latents.into_iter().zip(ids).zip(pooled).map(|((latents, ids), pooled)| Example { latents, ids, pooled }).collect())
+        let text = self.text_encoder.encode(&ids)?.flatten_from(1)?.to_vec2::<f32>()?;
+        Ok(latents.into_iter().zip(text).zip(pooled).map(|((latents, text), pooled)| Example { latents, text, pooled }).collect())
     }
 }
 
 impl<'a> DenoiserTask<'a> {
-    fn new(config: &'a Config, phase: Phase, seed: u64, frozen: &'a Frozen, network: Flux, cache: &'a mut BTreeMap<u64, Example>) -> Result<Self> {
+    fn new(
+        config: &'a Config,
+        phase: Phase,
+        seed: u64,
+        frozen: &'a Frozen,
+        network: Flux,
+        cache: &'a mut BTreeMap<u64, Example>,
+    ) -> Result<Self> {
         let rate = if matches!(phase, Phase::Flow) { config.learning_rate } else { config.guidance_learning_rate };
         let optimiser = AdamW::new(AdamWConfig { learning_rate: rate, weight_decay: 0.0, ..AdamWConfig::default() });
         let blank = image::RgbImage::new(config.resolution, config.resolution);
@@ -194,13 +203,15 @@ impl<'a> DenoiserTask<'a> {
             self.cache.append(&mut fresh);
         }
         let channels = self.network.config.in_channels;
-        let (mut ids, mut pooled, mut latents, mut target, mut times) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut text, mut pooled, mut latents, mut target, mut times) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for item in items {
-            let example = fresh.get(item).or_else(|| self.cache.get(item)).ok_or_else(|| Error::Invalid(format!("scene {item} was not made")))?;
+            let example =
+                fresh.get(item).or_else(|| self.cache.get(item)).ok_or_else(|| Error::Invalid(format!("scene {item} was not made")))?;
             let mut stream = rng::stream(rng::Key { seed: self.seed, purpose: "flow", item: *item, draw });
-            let dropped = split == Split::Train && matches!(self.phase, Phase::Flow) && rng::uniform(&mut stream) < self.config.caption_dropout;
+            let dropped =
+                split == Split::Train && matches!(self.phase, Phase::Flow) && rng::uniform(&mut stream) < self.config.caption_dropout;
             let caption = if dropped { &self.empty } else { example };
-            ids.extend_from_slice(&caption.ids);
+            text.extend_from_slice(&caption.text);
             pooled.extend_from_slice(&caption.pooled);
             let time = 1.0 / (1.0 + (-(TIME_LOCATION + f64::from(rng::normal(&mut stream, 1)[0]))).exp());
             times.push(time as f32);
@@ -210,24 +221,25 @@ impl<'a> DenoiserTask<'a> {
         }
         let b = items.len();
         let shape = (b, latents.len() / b / channels, channels);
-        let ids = Tensor::from_vec(ids, (b, self.config.token_length), &Device::Cpu)?;
+        let text_shape = (b, self.config.token_length, self.network.config.context_in_dim);
         let input = DenoiserInput {
             latents: Tensor::from_vec(latents, shape, &Device::Cpu)?,
             time: Tensor::from_vec(times, b, &Device::Cpu)?,
             guidance: Tensor::ones(b, DType::F32, &Device::Cpu)?,
             pooled: Tensor::from_vec(pooled, (b, self.network.config.vec_in_dim), &Device::Cpu)?,
         };
-        Ok(Batch { input, text: self.frozen.text_encoder.encode(&ids)?, target: Tensor::from_vec(target, shape, &Device::Cpu)? })
+        Ok(Batch { input, text: Tensor::from_vec(text, text_shape, &Device::Cpu)?, target: Tensor::from_vec(target, shape, &Device::Cpu)? })
     }
 
     /// v₀ + g (v − v₀) of the frozen network, v₀ under the empty prompt: `[B, N, C]`.
     fn guided(&self, frozen: &Flux, batch: &Batch, guidance: &Tensor) -> Result<Tensor> {
         let b = batch.text.dim(0)?;
-        let empty_ids = Tensor::from_vec(self.empty.ids.clone(), (1, self.empty.ids.len()), &Device::Cpu)?.repeat((b, 1))?;
+        let (l, width) = (self.config.token_length, self.network.config.context_in_dim);
+        let text = Tensor::from_slice(&self.empty.text, (1, l, width), &Device::Cpu)?.repeat((b, 1, 1))?;
         let pooled = Tensor::from_vec(self.empty.pooled.clone(), (1, self.empty.pooled.len()), &Device::Cpu)?.repeat((b, 1))?;
         let conditional = frozen.velocity(&batch.input, &batch.text)?;
         let without = DenoiserInput { pooled, ..batch.input.clone() };
-        let unconditional = frozen.velocity(&without, &self.frozen.text_encoder.encode(&empty_ids)?)?;
+        let unconditional = frozen.velocity(&without, &text)?;
         let scale = guidance.reshape((b, 1, 1))?;
         Ok((&unconditional + (conditional - &unconditional)?.broadcast_mul(&scale)?)?)
     }
@@ -244,7 +256,8 @@ impl<'a> DenoiserTask<'a> {
         network.visit(&mut |param| {
             values.insert(param.name.clone(), param.value.shape().clone());
         });
-        let tensors = values.into_iter().map(|(name, shape)| Ok((name.clone(), Tensor::from_vec(self.average[&name].clone(), shape, &Device::Cpu)?)));
+        let tensors =
+            values.into_iter().map(|(name, shape)| Ok((name.clone(), Tensor::from_vec(self.average[&name].clone(), shape, &Device::Cpu)?)));
         network.assign(&tensors.collect::<Result<_>>()?)?;
         Ok(network)
     }
@@ -316,7 +329,12 @@ pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
     let frozen = Frozen::load(config, context)?;
     let mut network = Flux::new(&FluxConfig::preset(&config.preset)?, &Weights::initial(context.seed, DType::F32, &Device::Cpu))?;
     if config.warm_start {
-        network.assign(&read_safetensors(&path, &Device::Cpu)?.into_iter().map(|(name, value)| Ok((name, value.to_dtype(DType::F32)?))).collect::<Result<_>>()?)?;
+        network.assign(
+            &read_safetensors(&path, &Device::Cpu)?
+                .into_iter()
+                .map(|(name, value)| Ok((name, value.to_dtype(DType::F32)?)))
+                .collect::<Result<_>>()?,
+        )?;
     }
     let folder = context.runs.join("bootstrap");
     let mut cache = BTreeMap::new();

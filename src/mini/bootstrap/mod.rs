@@ -3,4 +3,6 @@
 pub mod autoencoder;
 pub mod clip;
 pub mod contrast;
+pub mod denoiser;
+pub mod text_encoder;
 pub mod trainer;
