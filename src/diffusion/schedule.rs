@@ -38,9 +38,9 @@ pub fn shift_at(n_tokens: usize) -> f64 {
 
 /// Moves time `t` in [0, 1] towards 1 by `mu`; 0 and 1 stay.
 pub fn time_shift(mu: f64, t: f64) -> f64 {
-    // e^mu / (e^mu + 1/t − 1), multiplied out so that t = 0 divides nothing by zero.
+    // In this form both ends are exact: at t = 1 the second term is 0, at t = 0 it is infinite.
     let e = mu.exp();
-    e * t / (e * t + 1.0 - t)
+    e / (e + (1.0 / t - 1.0))
 }
 
 #[cfg(test)]
