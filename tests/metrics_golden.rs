@@ -18,7 +18,9 @@ use scaledown::run::rng::{Key, text_id};
 fn frechet_distance_is_the_one_three_reference_implementations_give() {
     let f = |i: f64, j: f64| (0.7 * i + 1.3 * j).sin() + 0.1 * j + 0.3 * (0.11 * i * i + j).sin();
     let g = |i: f64, j: f64| 1.2 * (0.5 * i + 0.9 * j).cos() + 0.05 * i / 64.0 + 0.3 * (0.13 * i * i + 2.0 * j).cos();
-    let rows = |h: &dyn Fn(f64, f64) -> f64| -> Vec<Vec<f64>> { (0..64).map(|i| (0..4).map(|j| h(f64::from(i), f64::from(j))).collect()).collect() };
+    let rows = |h: &dyn Fn(f64, f64) -> f64| -> Vec<Vec<f64>> {
+        (0..64).map(|i| (0..4).map(|j| h(f64::from(i), f64::from(j))).collect()).collect()
+    };
     let distance = frechet::frechet_distance_of_rows(&rows(&f), &rows(&g)).unwrap();
     assert!((distance - 0.664319123569).abs() < 1e-10, "{distance:.12}");
 }
@@ -54,7 +56,8 @@ fn write_images(context: &RunContext, encoder: &str, shifted: bool) {
         [("compbench", "color"), ("compbench", "spatial"), ("compbench", "numeracy"), ("commontext", "seen"), ("laion", "caption")]
     {
         for item in 0..6 {
-            let sample = |item| grammar::sample_prompt(dataset, category, Split::Val, Key { seed: 4, purpose: "test", item, draw: 0 }).unwrap();
+            let sample =
+                |item| grammar::sample_prompt(dataset, category, Split::Val, Key { seed: 4, purpose: "test", item, draw: 0 }).unwrap();
             let ((prompt, scene), (_, shown)) = (sample(item), sample(item + u64::from(shifted)));
             let image = format!("images/{category}-{item}.png");
             render(&shown, 64).save(folder.join(&image)).unwrap();

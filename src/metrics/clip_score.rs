@@ -41,8 +41,7 @@ pub fn clip_score(image: &[f64], text: &[f64]) -> Result<f64> {
     }
     for (name, embedding) in [("image embedding", image), ("text embedding", text)] {
         let length = embedding.iter().map(|value| value * value).sum::<f64>().sqrt();
-        // Written so that NaN fails too.
-        if !((length - 1.0).abs() <= LENGTH_TOLERANCE) {
+        if length.is_nan() || (length - 1.0).abs() > LENGTH_TOLERANCE {
             return Err(Error::NonFinite { name: name.into(), context: format!("length {length}, expected 1") });
         }
     }

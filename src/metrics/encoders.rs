@@ -222,9 +222,8 @@ fn read_embeddings(set: &ImageSet) -> Result<Option<Embeddings>> {
 /// The tensor `text` `[n, D]` in f64 and `prompt_id` `[n]`, the ids' bits as i64.
 fn read_tensors(path: &Path) -> Result<(Vec<Vec<f64>>, Vec<u64>)> {
     let mut tensors = read_safetensors(path, &Device::Cpu)?;
-    let mut take = |name: &str| {
-        tensors.remove(name).ok_or_else(|| Error::WeightName { name: name.into(), problem: "missing", path: path.into() })
-    };
+    let mut take =
+        |name: &str| tensors.remove(name).ok_or_else(|| Error::WeightName { name: name.into(), problem: "missing", path: path.into() });
     let (text, ids) = (take("text")?, take("prompt_id")?);
     let rows: Vec<Vec<f64>> = text.to_dtype(DType::F64)?.to_vec2()?;
     let ids: Vec<u64> = ids.to_vec1::<i64>()?.into_iter().map(i64::cast_unsigned).collect();

@@ -69,7 +69,7 @@ fn map2<T: Real>(a: &Tensor, b: &Tensor, f: impl Fn(T, T) -> T + Sync) -> Result
 
 /// GELU with tanh approximation, any shape.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    by_real!(x, T => map1::<T>(x, #[inline(always)] |x| gelu_value(x)))
+    by_real!(x, T => map1::<T>(x, gelu_value))
 }
 
 /// Backward of [`gelu`].

@@ -87,7 +87,7 @@ fn softmax<T: Real>(row: &mut [T]) {
     }
     let inverse = T::ONE / sum;
     for x in row.iter_mut() {
-        *x = *x * inverse;
+        *x *= inverse;
     }
 }
 

@@ -39,9 +39,9 @@ pub fn cross_entropy(logits: &Tensor, targets: &[u32], weights: &[f64]) -> Resul
                 loss += weight * (sum.to_f64().ln() - (x[target] - largest).to_f64());
                 let factor = T::of(weight) / sum;
                 for g in g.iter_mut() {
-                    *g = *g * factor;
+                    *g *= factor;
                 }
-                g[target] = g[target] - T::of(weight);
+                g[target] -= T::of(weight);
             }
         }))?;
         Ok((loss, tensor(gradient, (n, v))?))

@@ -3,7 +3,7 @@
 //! f32 is what networks run in; f64 is the same code for gradient checks. Transcendental functions of f32 are written so
 //! that the compiler can vectorise them; those of f64 are the exact ones of the standard library.
 
-use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
+use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
 use candle_core::{CpuStorage, Shape, Storage, Tensor, WithDType};
 
@@ -22,6 +22,8 @@ pub trait Real:
     + Div<Output = Self>
     + Neg<Output = Self>
     + AddAssign
+    + SubAssign
+    + MulAssign
     + 'static
 {
     const ZERO: Self;

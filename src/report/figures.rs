@@ -2,7 +2,7 @@
 
 use super::data::{Data, Encoder, REAL, TEACHER};
 use super::page::{Notes, metric_title};
-use super::plot::{self, Axes, Bar, Series};
+use super::plot::{self, Axes, Bar, Series, SizeSeries};
 use super::sections::{display_name, encoder_cell};
 use super::table::{Cell, Table, escape, format_value};
 use crate::error::Result;
@@ -16,7 +16,7 @@ pub fn figures(data: &Data) -> Result<String> {
     let mut html = String::new();
     let vision: Vec<&Encoder> = data.encoders.iter().filter(|encoder| encoder.objective() == Some("vision")).collect();
     let kinds = [("compbench", "Composition"), ("ocr_mean", "Text rendering"), ("clip_score", "CLIP score")];
-    let series: Vec<(String, Vec<(f64, Bar, String)>)> = kinds
+    let series: Vec<SizeSeries> = kinds
         .iter()
         .filter_map(|(metric, title)| {
             let points: Vec<_> = vision

@@ -141,7 +141,7 @@ fn figure(encoder: &Encoder, sample: &SampleRow, scores: &[&ScoreRow]) -> Result
     for detail in &details {
         lines.push_str(&evidence(detail));
     }
-    let boxes = details.iter().find_map(|detail| Some(detail.get("relation").or(detail.get("counts"))?.get("boxes")?.as_array()?));
+    let boxes = details.iter().find_map(|detail| detail.get("relation").or(detail.get("counts"))?.get("boxes")?.as_array());
     let overlay = boxes.map(|boxes| overlay(boxes, png_size(&png))).unwrap_or_default();
     let alt = escape(&format!("{name}: {}{spoken}", sample.prompt));
     Ok(format!(

@@ -83,8 +83,11 @@ pub fn curves(series: &[Series], axes: Axes) -> Result<String> {
     })
 }
 
+/// One curve of sizes: its name, and x, bar and label of each point.
+pub type SizeSeries = (String, Vec<(f64, Bar, String)>);
+
 /// Points with intervals and their names, over the decimal logarithm of x (score against size).
-pub fn sizes(series: &[(String, Vec<(f64, Bar, String)>)], axes: Axes) -> Result<String> {
+pub fn sizes(series: &[SizeSeries], axes: Axes) -> Result<String> {
     let corners = |(x, bar, _): &(f64, Bar, String)| {
         let bound = |value: f64| if value.is_finite() { value } else { bar.value };
         [(x.log10(), bound(bar.low)), (x.log10(), bound(bar.high)), (x.log10(), 0.0)]

@@ -24,10 +24,13 @@ const HEADLINE: [&str; 10] = [
     "ocr_mean",
 ];
 
+/// Whether a metric is of a kind.
+type Belongs<'a> = &'a dyn Fn(&str) -> bool;
+
 /// Encoders × metrics, one table per kind of metric.
 pub fn scores(data: &Data, notes: &mut Notes) -> String {
     let metrics = data.metrics();
-    let groups: [(&str, &dyn Fn(&str) -> bool); 3] = [
+    let groups: [(&str, Belongs); 3] = [
         ("Image quality", &|metric| matches!(metric, "clip_score" | "frechet")),
         ("Semantic understanding (T2I-CompBench rules)", &|metric| metric.starts_with("compbench")),
         ("Text rendering (CommonText)", &|metric| metric.starts_with("ocr_") && HEADLINE.contains(&metric)),
