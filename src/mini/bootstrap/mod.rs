@@ -187,9 +187,9 @@ mod tests {
 
     #[test]
     fn every_part_finds_its_inputs_among_earlier_outputs() {
-        let mut made = BTreeSet::new();
+        let mut made: BTreeSet<&str> = BTreeSet::new();
         for part in Part::ALL {
-            assert!(part.inputs().iter().all(|file| made.contains(file)), "{}", part.name());
+            assert!(part.inputs().iter().all(|file| made.contains(*file)), "{}", part.name());
             made.extend(part.outputs());
             assert_eq!(Part::named(part.name()), Some(part));
         }
