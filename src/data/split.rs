@@ -29,7 +29,7 @@ mod tests {
     fn prompts(order: impl Iterator<Item = usize>) -> Vec<RawPrompt> {
         let raw = |i: usize| RawPrompt {
             dataset: "laion".into(),
-            category: if i % 2 == 0 { "even" } else { "odd" }.into(),
+            category: if i.is_multiple_of(2) { "even" } else { "odd" }.into(),
             split: None,
             prompt: format!("prompt {i}"),
             target_text: None,

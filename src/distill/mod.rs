@@ -1,5 +1,5 @@
 //! The stage `distill`: trains a small text encoder until the frozen denoiser treats it like the teacher.
-//! The loop of the paper's Algorithm 1 is [`vision`]; everything it calls is one module of this folder.
+//! The loop of the paper's Algorithm 1 is `vision`; everything it calls is one module of this folder.
 
 pub mod checkpoint;
 pub mod config;

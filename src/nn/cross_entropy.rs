@@ -6,7 +6,7 @@ use super::real::{Real, tensor, vectorised, with_slice};
 use crate::by_real;
 use crate::error::{Error, Result};
 
-/// Weighted mean over rows of −log softmax(logits)[target], and its gradient: `logits` `[N, V]`, one target and one
+/// Weighted mean over rows of `−log softmax(logits)[target]`, and its gradient: `logits` `[N, V]`, one target and one
 /// weight (≥ 0) per row. Returns the loss and `[N, V]`.
 ///
 /// # Errors

@@ -119,9 +119,10 @@ pub struct Modulation {
 }
 
 impl Modulation {
-    /// Starts at zero, so that a fresh block is the identity (adaLN-Zero, Peebles & Xie 2023).
+    /// Starts near zero, so that a fresh block is nearly the identity (adaLN-Zero, Peebles & Xie 2023, starts at zero; then
+    /// an untrained network would not depend on its text at all, and the smoke pipeline would test nothing).
     pub fn new(weights: &Weights, name: &str, width: usize, parts: usize) -> Result<Self> {
-        Ok(Self { lin: weights.linear_scaled(name, width, parts * width, Bias::With, 0.0)?, parts })
+        Ok(Self { lin: weights.linear_scaled(name, width, parts * width, Bias::With, 0.02)?, parts })
     }
 
     /// The `parts` vectors `[B, D]`, in checkpoint order (shift, scale, gate, …).
