@@ -4,6 +4,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::cpu::gemm::{Into, Matrix, Threads, gemm};
+use super::lanes::{largest, sum_of, sum_of_two};
 use super::real::{Real, tensor, vectorised, with_slice};
 use crate::by_real;
 use crate::error::{Error, Result};
@@ -76,16 +77,16 @@ fn forward_one<T: Real>(s: Sizes, q: &[T], k: &[T], v: &[T], bias: Option<&[T]>,
 
 #[inline(always)]
 fn softmax<T: Real>(row: &mut [T]) {
-    let mut largest = row[0];
-    for &x in row.iter() {
-        largest = largest.larger(x);
-    }
-    let mut sum = T::ZERO;
+    let largest = largest(row);
     for x in row.iter_mut() {
         *x = (*x - largest).exponential();
-        sum += *x;
     }
-    let inverse = T::ONE / sum;
+    let inverse = T::ONE
+        / sum_of(
+            row,
+            #[inline(always)]
+            |x| x,
+        );
     for x in row.iter_mut() {
         *x *= inverse;
     }
@@ -171,10 +172,12 @@ fn backward_one<T: Real>(s: Sizes, [q, k, v, d_out, p]: [&[T]; 5], scale: T, [dq
 /// dp to ds in place: ds = p ⊙ (dp − Σ dp ⊙ p).
 #[inline(always)]
 fn softmax_vjp<T: Real>(ds: &mut [T], p: &[T]) {
-    let mut dot = T::ZERO;
-    for (&ds, &p) in ds.iter().zip(p) {
-        dot += ds * p;
-    }
+    let dot = sum_of_two(
+        ds,
+        p,
+        #[inline(always)]
+        |ds, p| ds * p,
+    );
     for (ds, &p) in ds.iter_mut().zip(p) {
         *ds = p * (*ds - dot);
     }

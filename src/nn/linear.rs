@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::cpu::gemm::{Into, Matrix, Threads, gemm};
 use super::param::{Gradients, Param, Parameters};
-use super::real::{Real, tensor, with_matrix, with_slice};
+use super::real::{Real, tensor, vectorised, with_matrix, with_slice};
 use crate::by_real;
 use crate::error::{Error, Result};
 
@@ -138,16 +138,27 @@ pub fn linear_weight_vjp(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// Sums over all rows: `[.., n]` to `[n]`, in row order.
+/// Rows summed by one task: the grouping depends on the shape alone, so the sum does not depend on the thread count.
+const ROWS_PER_SUM: usize = 128;
+
+/// Sums over all rows: `[.., n]` to `[n]`.
 pub fn column_sums(x: &Tensor) -> Result<Tensor> {
     by_real!(x, T => {
-        let (_, columns) = rows_columns(x)?;
-        let mut sums = vec![T::ZERO; columns];
-        with_slice::<T, _>(x, |x| {
-            for row in x.chunks_exact(columns.max(1)) {
-                sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += value);
-            }
+        let columns = rows_columns(x)?.1.max(1);
+        let parts: Vec<Vec<T>> = with_slice::<T, _>(x, |x| {
+            let part = |rows: &[T]| vectorised(#[inline(always)] || {
+                let mut sums = vec![T::ZERO; columns];
+                for row in rows.chunks_exact(columns) {
+                    sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += value);
+                }
+                sums
+            });
+            x.par_chunks(ROWS_PER_SUM * columns).map(part).collect()
         })?;
+        let mut sums = vec![T::ZERO; columns];
+        for part in &parts {
+            sums.iter_mut().zip(part).for_each(|(sum, &value)| *sum += value);
+        }
         tensor(sums, columns)
     })
 }

@@ -4,9 +4,11 @@
 
 pub mod activation;
 pub mod attention;
+pub mod average;
 pub mod cpu;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod lanes;
 pub mod linear;
 pub mod norm;
 pub mod optim;

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::lanes::{sum_of, sum_of_three, sum_of_two};
 use super::linear::rows_columns;
 use super::real::{Real, tensor, vectorised, with_slice};
 use crate::by_real;
@@ -29,11 +30,14 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
 
 #[inline(always)]
 pub(super) fn inverse_rms<T: Real>(x: &[T], epsilon: f64) -> T {
-    let mut sum = T::ZERO;
-    for &x in x {
-        sum += x * x;
-    }
-    T::ONE / (sum / T::of(x.len() as f64) + T::of(epsilon)).root()
+    T::ONE
+        / (sum_of(
+            x,
+            #[inline(always)]
+            |x| x * x,
+        ) / T::of(x.len() as f64)
+            + T::of(epsilon))
+        .root()
 }
 
 /// Backward of [`rms_norm`]: `(dx, dweight)` from `dy` `[.., D]`; `dweight` `[D]` is summed in row order.
@@ -54,14 +58,19 @@ pub fn rms_norm_vjp(x: &Tensor, weight: &Tensor, epsilon: f64, dy: &Tensor) -> R
 /// One row of the backward of the root-mean-square norm; adds to `dw`.
 #[inline(always)]
 pub(super) fn rms_norm_vjp_row<T: Real>(x: &[T], w: &[T], epsilon: f64, dy: &[T], dx: &mut [T], dw: &mut [T]) {
+    let n = x.len();
+    let (w, dy, dx, dw) = (&w[..n], &dy[..n], &mut dx[..n], &mut dw[..n]);
     let inverse = inverse_rms(x, epsilon);
-    let mut dot = T::ZERO;
-    for i in 0..x.len() {
-        dot += dy[i] * w[i] * x[i];
+    let dot = sum_of_three(
+        dy,
+        w,
+        x,
+        #[inline(always)]
+        |dy, w, x| dy * w * x,
+    );
+    let shrink = dot * inverse * inverse * inverse / T::of(n as f64);
+    for i in 0..n {
         dw[i] += dy[i] * x[i] * inverse;
-    }
-    let shrink = dot * inverse * inverse * inverse / T::of(x.len() as f64);
-    for i in 0..x.len() {
         dx[i] = dy[i] * w[i] * inverse - x[i] * shrink;
     }
 }
@@ -93,15 +102,16 @@ pub fn modulated_norm(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tens
 #[inline(always)]
 fn moments<T: Real>(x: &[T]) -> (T, T) {
     let n = T::of(x.len() as f64);
-    let mut sum = T::ZERO;
-    for &x in x {
-        sum += x;
-    }
-    let mean = sum / n;
-    let mut squares = T::ZERO;
-    for &x in x {
-        squares += (x - mean) * (x - mean);
-    }
+    let mean = sum_of(
+        x,
+        #[inline(always)]
+        |x| x,
+    ) / n;
+    let squares = sum_of(
+        x,
+        #[inline(always)]
+        |x| (x - mean) * (x - mean),
+    );
     (mean, T::ONE / (squares / n + T::of(LAYER_NORM_EPSILON)).root())
 }
 
@@ -128,20 +138,27 @@ pub fn modulated_norm_vjp(x: &Tensor, scale: &Tensor, dy: &Tensor) -> Result<(Te
 
 #[inline(always)]
 fn modulated_norm_vjp_row<T: Real>(x: &[T], scale: &[T], dy: &[T], dx: &mut [T], dshift: &mut [T], dscale: &mut [T]) {
+    let d = x.len();
+    let (scale, dy, dx, dshift, dscale) = (&scale[..d], &dy[..d], &mut dx[..d], &mut dshift[..d], &mut dscale[..d]);
     let (mean, inverse) = moments(x);
-    let n = T::of(x.len() as f64);
-    let (mut sum, mut dot) = (T::ZERO, T::ZERO);
-    for i in 0..x.len() {
+    let n = T::of(d as f64);
+    let sum = sum_of_two(
+        dy,
+        scale,
+        #[inline(always)]
+        |dy, scale| dy * (T::ONE + scale),
+    ) / n;
+    let dot = sum_of_three(
+        dy,
+        scale,
+        x,
+        #[inline(always)]
+        |dy, scale, x| dy * (T::ONE + scale) * ((x - mean) * inverse),
+    ) / n;
+    for i in 0..d {
         let normed = (x[i] - mean) * inverse;
-        let g = dy[i] * (T::ONE + scale[i]);
-        sum += g;
-        dot += g * normed;
         dshift[i] += dy[i];
         dscale[i] += dy[i] * normed;
-    }
-    let (sum, dot) = (sum / n, dot / n);
-    for i in 0..x.len() {
-        let normed = (x[i] - mean) * inverse;
         dx[i] = inverse * (dy[i] * (T::ONE + scale[i]) - sum - normed * dot);
     }
 }

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::param::Parameters;
+use super::real::{vectorised, with_slice};
 use crate::error::{Error, Result};
 
 /// Hyperparameters; the defaults are those of the released training script (DistillT5@2854218).
@@ -63,15 +64,12 @@ impl AdamW {
     /// A parameter without gradient, a gradient without parameter and a non-finite gradient are errors with the name.
     pub fn update(&mut self, network: &mut dyn Parameters, gradients: &BTreeMap<String, Tensor>, rate_factor: f64) -> Result<f64> {
         let mut squared = 0.0f64;
-        let mut values = BTreeMap::new();
         for (name, gradient) in gradients {
-            let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-            let sum: f64 = gradient.iter().map(|&g| f64::from(g).powi(2)).sum();
+            let sum = squared_norm(gradient)?;
             if !sum.is_finite() {
                 return Err(Error::NonFinite { name: format!("gradient of {name}"), context: format!("update {}", self.step + 1) });
             }
             squared += sum;
-            values.insert(name.as_str(), gradient);
         }
         let norm = squared.sqrt();
         let clip = (self.config.max_gradient_norm / norm.max(1e-12)).min(1.0) as f32;
@@ -83,12 +81,12 @@ impl AdamW {
             if outcome.is_err() {
                 return;
             }
-            let Some(gradient) = values.get(param.name.as_str()) else {
+            let Some(gradient) = gradients.get(&param.name) else {
                 outcome = Err(Error::Invalid(format!("parameter `{}` has no gradient", param.name)));
                 return;
             };
             used += 1;
-            let n = gradient.len();
+            let n = gradient.elem_count();
             let moments = self.moments.entry(param.name.clone()).or_insert_with(|| Moments { first: vec![0.0; n], second: vec![0.0; n] });
             match adamw(&self.config, self.step, rate_factor, clip, &param.value, gradient, moments) {
                 Ok(value) => param.value = value,
@@ -96,8 +94,8 @@ impl AdamW {
             }
         });
         outcome?;
-        if used != values.len() {
-            return Err(Error::Invalid(format!("{} gradients for {used} parameters", values.len())));
+        if used != gradients.len() {
+            return Err(Error::Invalid(format!("{} gradients for {used} parameters", gradients.len())));
         }
         Ok(norm)
     }
@@ -128,6 +126,29 @@ impl AdamW {
     }
 }
 
+/// Elements per parallel task; sums are grouped by it, whatever the thread count.
+const CHUNK: usize = 1 << 14;
+
+/// Σ g² in f64.
+fn squared_norm(gradient: &Tensor) -> Result<f64> {
+    let parts: Vec<f64> = with_slice::<f32, _>(&gradient.contiguous()?, |gradient| {
+        let part = |chunk: &[f32]| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    let mut lanes = [0.0f64; 8];
+                    for (i, &g) in chunk.iter().enumerate() {
+                        lanes[i % 8] += f64::from(g) * f64::from(g);
+                    }
+                    lanes.iter().sum::<f64>()
+                },
+            )
+        };
+        gradient.par_chunks(CHUNK).map(part).collect()
+    })?;
+    Ok(parts.iter().sum())
+}
+
 /// One AdamW update of one parameter; returns its new value with the old shape.
 fn adamw(
     config: &AdamWConfig,
@@ -135,7 +156,7 @@ fn adamw(
     rate_factor: f64,
     clip: f32,
     value: &Tensor,
-    gradient: &[f32],
+    gradient: &Tensor,
     moments: &mut Moments,
 ) -> Result<Tensor> {
     let rate = config.learning_rate * rate_factor;
@@ -147,21 +168,29 @@ fn adamw(
     let keep = (1.0 - rate * config.weight_decay) as f32;
     let epsilon = config.epsilon as f32;
     let mut new = value.flatten_all()?.to_vec1::<f32>()?;
-    if new.len() != gradient.len() || new.len() != moments.first.len() {
-        return Err(Error::Invalid(format!("gradient has {} values, parameter {}", gradient.len(), new.len())));
+    if new.len() != gradient.elem_count() || new.len() != moments.first.len() {
+        return Err(Error::Invalid(format!("gradient has {} values, parameter {}", gradient.elem_count(), new.len())));
     }
-    const CHUNK: usize = 1 << 14;
-    new.par_chunks_mut(CHUNK)
-        .zip(gradient.par_chunks(CHUNK))
-        .zip(moments.first.par_chunks_mut(CHUNK).zip(moments.second.par_chunks_mut(CHUNK)))
-        .for_each(|((p, g), (m, v))| {
-            for i in 0..p.len() {
-                let g = g[i] * clip;
-                m[i] = b1 * m[i] + (1.0 - b1) * g;
-                v[i] = b2 * v[i] + (1.0 - b2) * g * g;
-                p[i] = keep * p[i] - step_size * m[i] / (v[i].sqrt() * root_correction + epsilon);
-            }
-        });
+    with_slice::<f32, _>(&gradient.contiguous()?, |gradient| {
+        new.par_chunks_mut(CHUNK)
+            .zip(gradient.par_chunks(CHUNK))
+            .zip(moments.first.par_chunks_mut(CHUNK).zip(moments.second.par_chunks_mut(CHUNK)))
+            .for_each(|((p, g), (m, v))| {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let n = p.len();
+                        let (g, m, v) = (&g[..n], &mut m[..n], &mut v[..n]);
+                        for i in 0..n {
+                            let g = g[i] * clip;
+                            m[i] = b1 * m[i] + (1.0 - b1) * g;
+                            v[i] = b2 * v[i] + (1.0 - b2) * g * g;
+                            p[i] = keep * p[i] - step_size * m[i] / (v[i].sqrt() * root_correction + epsilon);
+                        }
+                    },
+                );
+            });
+    })?;
     Ok(Tensor::from_vec(new, value.shape(), value.device())?)
 }
 

@@ -85,6 +85,14 @@ pub fn warmup_cosine(step: u64, warmup: u64, steps: u64, floor: f64) -> f64 {
     floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos())
 }
 
+/// Factor on the learning rate: linear from 0 over `warmup` steps, then 1, then linear down to 0 over the last
+/// `decay_share` of `steps`. Before the fall it does not depend on `steps`, so a training may be prolonged.
+pub fn warmup_constant_decay(step: u64, warmup: u64, steps: u64, decay_share: f64) -> f64 {
+    let rise = (step + 1) as f64 / warmup.max(1) as f64;
+    let fall = (steps.saturating_sub(step)) as f64 / (decay_share * steps as f64).max(1.0);
+    rise.min(fall).min(1.0)
+}
+
 /// Candle variables by checkpoint name, as [`Parameters`] for our optimiser.
 #[derive(Debug, Clone)]
 pub struct VarSet(BTreeMap<String, Var>);
@@ -216,5 +224,14 @@ mod tests {
         assert_eq!(warmup_cosine(10, 10, 100, 0.1), 1.0);
         assert!((warmup_cosine(55, 10, 100, 0.1) - 0.55).abs() < 1e-12);
         assert!((warmup_cosine(100, 10, 100, 0.1) - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_trapezoid_rises_stays_and_falls_to_zero() {
+        assert_eq!(warmup_constant_decay(0, 10, 100, 0.2), 0.1);
+        assert_eq!(warmup_constant_decay(10, 10, 100, 0.2), 1.0);
+        assert_eq!(warmup_constant_decay(79, 10, 100, 0.2), 1.0);
+        assert!((warmup_constant_decay(90, 10, 100, 0.2) - 0.5).abs() < 1e-12);
+        assert_eq!(warmup_constant_decay(100, 10, 100, 0.2), 0.0);
     }
 }
