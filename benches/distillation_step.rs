@@ -15,6 +15,7 @@ use scaledown::models::weights::Weights;
 use scaledown::models::{Denoiser, TextEncoder};
 use scaledown::nn::optim::{AdamW, AdamWConfig};
 use scaledown::nn::param::Gradients;
+use scaledown::run::alloc;
 
 /// Prompts per update, tokens per prompt.
 const BATCH: usize = 8;
@@ -69,6 +70,8 @@ fn step(setup: &mut Setup) -> Result<Tensor> {
 }
 
 fn distillation_step(criterion: &mut Criterion) {
+    alloc::one_candle_thread();
+    alloc::keep_freed_memory();
     let mut setup = setup().expect("random weights of a preset always load");
     let mut group = criterion.benchmark_group("distillation");
     group.sample_size(10);

@@ -9,11 +9,15 @@ pub fn keep_freed_memory() {
     {
         /// Blocks below this size come from the heap, 1 GiB being more than any tensor of the mini pipelines.
         const LARGEST_HEAP_BLOCK: libc::c_int = 1 << 30;
+        /// What older versions of glibc accept at most.
+        const OLDER_LIMIT: libc::c_int = 32 << 20;
         #[expect(unsafe_code, reason = "mallopt has no safe wrapper")]
-        // SAFETY: `mallopt` only stores numbers in the allocator's parameters; both names are glibc's own constants, any
+        // SAFETY: `mallopt` only stores numbers in the allocator's parameters; the names are glibc's own constants, any
         // positive value is allowed, and `main` calls this once before it starts a thread.
         unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK);
+            if libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK) == 0 {
+                libc::mallopt(libc::M_MMAP_THRESHOLD, OLDER_LIMIT);
+            }
             libc::mallopt(libc::M_TRIM_THRESHOLD, LARGEST_HEAP_BLOCK);
         }
     }

@@ -172,15 +172,8 @@ impl Task for ClipTask {
         Ok(f64::from(loss.to_scalar::<f32>()?))
     }
 
-    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut state = self.optimiser.state()?;
-        state.extend(self.vars.named());
-        Ok(state)
-    }
-
-    fn restore(&mut self, step: u64, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        self.optimiser.restore(step, state)?;
-        self.vars.assign(state)
+    fn learner(&mut self) -> (&mut dyn Parameters, &mut AdamW) {
+        (&mut self.vars, &mut self.optimiser)
     }
 }
 

@@ -299,20 +299,12 @@ impl Task for DenoiserTask<'_> {
         Ok(loss)
     }
 
-    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut state = self.optimiser.state()?;
-        state.extend(self.network.named().into_iter().map(|(name, value)| (format!("weights.{name}"), value)));
-        state.extend(self.average.tensors()?.into_iter().map(|(name, value)| (format!("average.{name}"), value)));
-        Ok(state)
+    fn learner(&mut self) -> (&mut dyn Parameters, &mut AdamW) {
+        (&mut self.network, &mut self.optimiser)
     }
 
-    fn restore(&mut self, step: u64, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        let part = |prefix: &str| -> BTreeMap<String, Tensor> {
-            state.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?.to_owned(), value.clone()))).collect()
-        };
-        self.average.restore(&part("average."))?;
-        self.network.assign(&part("weights."))?;
-        self.optimiser.restore(step, state)
+    fn average(&mut self) -> Option<&mut WeightAverage> {
+        Some(&mut self.average)
     }
 }
 

@@ -166,15 +166,8 @@ impl Task for OcrTask {
         Ok(value)
     }
 
-    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut state = self.optimiser.state()?;
-        state.extend(self.vars.named());
-        Ok(state)
-    }
-
-    fn restore(&mut self, step: u64, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        self.optimiser.restore(step, state)?;
-        self.vars.assign(state)
+    fn learner(&mut self) -> (&mut dyn Parameters, &mut AdamW) {
+        (&mut self.vars, &mut self.optimiser)
     }
 }
 

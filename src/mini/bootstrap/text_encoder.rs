@@ -185,16 +185,8 @@ impl Task for TextTask {
         Ok(loss)
     }
 
-    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut state = self.optimiser.state()?;
-        state.extend(self.network.named().into_iter().map(|(name, value)| (format!("weights.{name}"), value)));
-        Ok(state)
-    }
-
-    fn restore(&mut self, step: u64, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        let weights = state.iter().filter_map(|(name, value)| Some((name.strip_prefix("weights.")?.to_owned(), value.clone())));
-        self.network.assign(&weights.collect())?;
-        self.optimiser.restore(step, state)
+    fn learner(&mut self) -> (&mut dyn Parameters, &mut AdamW) {
+        (&mut self.network, &mut self.optimiser)
     }
 }
 

@@ -10,11 +10,16 @@ use candle_core::{Device, Tensor, Var};
 
 use crate::error::{Error, Result};
 use crate::models::weights::read_safetensors;
+use crate::nn::average::WeightAverage;
+use crate::nn::optim::AdamW;
 use crate::nn::param::{Param, Parameters};
 use crate::run::{files, interrupt, progress::Progress};
 
 /// Name under which a checkpoint keeps its number of steps.
 const STEP_NAME: &str = "trainer.step";
+/// Prefixes of weights and of averaged weights in a checkpoint.
+const WEIGHTS: &str = "weights.";
+const AVERAGE: &str = "average.";
 
 /// A training that [`train`] can run, save and resume.
 pub trait Task {
@@ -22,10 +27,12 @@ pub trait Task {
     fn name(&self) -> &str;
     /// One update; `step` counts from zero. Returns the loss.
     fn step(&mut self, step: u64) -> Result<f64>;
-    /// Everything a resumed run needs: weights, moments, averages.
-    fn state(&self) -> Result<BTreeMap<String, Tensor>>;
-    /// Puts back what [`Task::state`] gave after `step` updates.
-    fn restore(&mut self, step: u64, state: &BTreeMap<String, Tensor>) -> Result<()>;
+    /// What is trained, and by what: the state of a training, together with the average.
+    fn learner(&mut self) -> (&mut dyn Parameters, &mut AdamW);
+    /// The average of the weights, where the training keeps one.
+    fn average(&mut self) -> Option<&mut WeightAverage> {
+        None
+    }
 }
 
 /// Runs `task` up to `steps` updates and returns its running mean loss (decay 0.98; 0 if nothing was left to do).
@@ -59,8 +66,17 @@ pub fn train(task: &mut dyn Task, steps: u64, checkpoint: &Path, checkpoint_ever
     Ok(mean)
 }
 
-fn save(task: &dyn Task, step: u64, path: &Path) -> Result<()> {
-    let mut state = task.state()?;
+/// Weights and averages under a prefix, moments under the optimiser's own names.
+fn save(task: &mut dyn Task, step: u64, path: &Path) -> Result<()> {
+    let (network, optimiser) = task.learner();
+    let mut state = optimiser.state()?;
+    let prefixed = |prefix: &str, tensors: BTreeMap<String, Tensor>| {
+        tensors.into_iter().map(move |(name, value)| (format!("{prefix}{name}"), value)).collect::<Vec<_>>()
+    };
+    state.extend(prefixed(WEIGHTS, network.named()));
+    if let Some(average) = task.average() {
+        state.extend(prefixed(AVERAGE, average.tensors()?));
+    }
     let count = i64::try_from(step).map_err(|_| Error::Invalid(format!("{step} steps do not fit a checkpoint")))?;
     state.insert(STEP_NAME.into(), Tensor::new(&[count], &Device::Cpu)?);
     let bytes = safetensors::serialize(&state, None).map_err(|error| Error::format("safetensors file", path, error))?;
@@ -72,7 +88,15 @@ fn restore(task: &mut dyn Task, path: &Path) -> Result<u64> {
     let count = state.remove(STEP_NAME).ok_or_else(|| Error::format("training checkpoint", path, format!("`{STEP_NAME}` is missing")))?;
     let count = count.flatten_all()?.to_vec1::<i64>()?.first().copied().and_then(|count| u64::try_from(count).ok());
     let step = count.ok_or_else(|| Error::format("training checkpoint", path, format!("`{STEP_NAME}` is not a count")))?;
-    task.restore(step, &state)?;
+    let part = |prefix: &str| -> BTreeMap<String, Tensor> {
+        state.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?.to_owned(), value.clone()))).collect()
+    };
+    let (network, optimiser) = task.learner();
+    network.assign(&part(WEIGHTS))?;
+    optimiser.restore(step, &state)?;
+    if let Some(average) = task.average() {
+        average.restore(&part(AVERAGE))?;
+    }
     Ok(step)
 }
 
@@ -143,7 +167,7 @@ impl Parameters for VarSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::optim::{AdamW, AdamWConfig};
+    use crate::nn::optim::AdamWConfig;
 
     /// Minimises (w − 3)² by candle's autograd.
     struct Parabola {
@@ -174,14 +198,8 @@ mod tests {
             self.optimiser.update(&mut self.vars, &gradients, 1.0)?;
             Ok(f64::from(loss.to_scalar::<f32>()?))
         }
-        fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-            let mut state = self.optimiser.state()?;
-            state.extend(self.vars.named());
-            Ok(state)
-        }
-        fn restore(&mut self, step: u64, state: &BTreeMap<String, Tensor>) -> Result<()> {
-            self.optimiser.restore(step, state)?;
-            self.vars.assign(state)
+        fn learner(&mut self) -> (&mut dyn Parameters, &mut AdamW) {
+            (&mut self.vars, &mut self.optimiser)
         }
     }
 

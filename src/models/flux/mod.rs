@@ -293,3 +293,28 @@ impl Parameters for Flux {
         self.final_linear.visit_mut(visitor);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_network_depends_on_its_text() {
+        let config = FluxConfig::preset("smoke").unwrap();
+        let flux = Flux::new(&config, &Weights::initial(1, DType::F32, &Device::Cpu)).unwrap();
+        let ramp =
+            |n: usize, slope: f32| Tensor::from_vec((0..n).map(|i| (i as f32 * slope).sin()).collect::<Vec<_>>(), n, &Device::Cpu).unwrap();
+        let input = DenoiserInput {
+            latents: ramp(4 * config.in_channels, 0.3).reshape((1, 4, config.in_channels)).unwrap(),
+            time: Tensor::full(0.5f32, 1, &Device::Cpu).unwrap(),
+            guidance: Tensor::full(3.5f32, 1, &Device::Cpu).unwrap(),
+            pooled: ramp(config.vec_in_dim, 0.7).unsqueeze(0).unwrap(),
+        };
+        let velocity = |slope| -> Tensor {
+            let text = ramp(3 * config.context_in_dim, slope).reshape((1, 3, config.context_in_dim)).unwrap();
+            flux.velocity(&input, &text).unwrap()
+        };
+        let (loss, _) = mean_squared_error(&velocity(0.2), &velocity(1.1)).unwrap();
+        assert!(loss > 1e-12, "changing the text changed the velocity by {loss} only: distilling through it would test nothing");
+    }
+}
