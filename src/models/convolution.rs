@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::nn::cpu::gemm::{Into as Output, Matrix, Threads, gemm};
-use crate::nn::real::{Real, with_slice};
+use crate::nn::real::{Real, numbers};
 
 /// Gathered numbers per block: half a megabyte of f32, which stays in a core's second-level cache.
 const BLOCK: usize = 1 << 17;
@@ -203,7 +203,7 @@ fn backward<T: Real>(s: Sizes, x: &[T], weight: &[T], dy: &[T]) -> (Vec<T>, Vec<
 }
 
 /// The numbers of a contiguous operand.
-pub(super) fn numbers<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
+pub(super) fn stored<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
         None => candle_core::bail!("image kernels need contiguous tensors"),
@@ -227,8 +227,8 @@ impl CustomOp3 for Convolution {
         let s = Sizes::new(self, x_layout.dims(), w_layout.dims())?;
         let shape = Shape::from((s.b, s.out_h, s.out_w, s.o));
         let out = match x {
-            CpuStorage::F32(_) => CpuStorage::F32(forward(s, numbers(x, x_layout)?, numbers(w, w_layout)?, numbers(b, b_layout)?)),
-            CpuStorage::F64(_) => CpuStorage::F64(forward(s, numbers(x, x_layout)?, numbers(w, w_layout)?, numbers(b, b_layout)?)),
+            CpuStorage::F32(_) => CpuStorage::F32(forward(s, stored(x, x_layout)?, stored(w, w_layout)?, stored(b, b_layout)?)),
+            CpuStorage::F64(_) => CpuStorage::F64(forward(s, stored(x, x_layout)?, stored(w, w_layout)?, stored(b, b_layout)?)),
             _ => candle_core::bail!("convolution on the CPU runs in f32 or f64"),
         };
         Ok((out, shape))
@@ -245,7 +245,7 @@ impl CustomOp3 for Convolution {
         fn run<T: Real>(s: Sizes, tensors: [&Tensor; 4]) -> Result<[Option<Tensor>; 3]> {
             let [x, w, b, dy] = tensors;
             let dy = dy.contiguous()?;
-            let (dx, dw, db) = with_slice::<T, _>(x, |x| with_slice::<T, _>(w, |w| with_slice::<T, _>(&dy, |dy| backward(s, x, w, dy))))???;
+            let (dx, dw, db) = backward(s, &numbers::<T>(x)?, &numbers::<T>(w)?, &numbers::<T>(&dy)?);
             let back = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
             Ok([back(dx, x)?, back(dw, w)?, back(db, b)?])
         }

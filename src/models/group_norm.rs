@@ -6,9 +6,9 @@
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::convolution::numbers;
+use super::convolution::stored;
 use crate::error::{Error, Result};
-use crate::nn::real::{Real, vectorised, with_slice};
+use crate::nn::real::{Real, numbers, vectorised};
 
 /// ε of every group norm in AutoencoderKL.
 const EPSILON: f64 = 1e-6;
@@ -179,12 +179,8 @@ impl CustomOp3 for GroupNorm {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let image = x_layout.dims()[1..].iter().product();
         let out = match x {
-            CpuStorage::F32(_) => {
-                CpuStorage::F32(forward(self, image, numbers(x, x_layout)?, numbers(w, w_layout)?, numbers(b, b_layout)?))
-            }
-            CpuStorage::F64(_) => {
-                CpuStorage::F64(forward(self, image, numbers(x, x_layout)?, numbers(w, w_layout)?, numbers(b, b_layout)?))
-            }
+            CpuStorage::F32(_) => CpuStorage::F32(forward(self, image, stored(x, x_layout)?, stored(w, w_layout)?, stored(b, b_layout)?)),
+            CpuStorage::F64(_) => CpuStorage::F64(forward(self, image, stored(x, x_layout)?, stored(w, w_layout)?, stored(b, b_layout)?)),
             _ => candle_core::bail!("group norm on the CPU runs in f32 or f64"),
         };
         Ok((out, x_layout.shape().clone()))
@@ -222,8 +218,7 @@ fn backward<T: Real>(op: &GroupNorm, x: &Tensor, w: &Tensor, b: &Tensor, dy: &Te
             })
             .collect()
     };
-    let parts =
-        with_slice::<T, _>(x, |x| with_slice::<T, _>(w, |w| with_slice::<T, _>(b, |b| with_slice::<T, _>(&dy, |dy| run(x, w, b, dy)))))????;
+    let parts = run(&numbers::<T>(x)?, &numbers::<T>(w)?, &numbers::<T>(b)?, &numbers::<T>(&dy)?);
     let (mut dw, mut db) = (vec![T::ZERO; w.elem_count()], vec![T::ZERO; w.elem_count()]);
     for i in 0..w.elem_count() {
         dw[i] = T::of(parts.iter().map(|sums| sums.0[i]).sum());

@@ -8,9 +8,9 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::convolution::{Walk, convolve, numbers};
+use super::convolution::{Walk, convolve, stored};
 use crate::error::Result;
-use crate::nn::real::{Real, vectorised, with_slice};
+use crate::nn::real::{Real, numbers, vectorised};
 
 /// Rows per parallel task.
 const ROWS: usize = 64;
@@ -159,10 +159,10 @@ impl CustomOp3 for LayerNorm {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let out = match x {
             CpuStorage::F32(_) => {
-                CpuStorage::F32(layer_norm_forward(self, numbers(x, x_layout)?, numbers(w, w_layout)?, numbers(b, b_layout)?))
+                CpuStorage::F32(layer_norm_forward(self, stored(x, x_layout)?, stored(w, w_layout)?, stored(b, b_layout)?))
             }
             CpuStorage::F64(_) => {
-                CpuStorage::F64(layer_norm_forward(self, numbers(x, x_layout)?, numbers(w, w_layout)?, numbers(b, b_layout)?))
+                CpuStorage::F64(layer_norm_forward(self, stored(x, x_layout)?, stored(w, w_layout)?, stored(b, b_layout)?))
             }
             _ => candle_core::bail!("layer norm on the CPU runs in f32 or f64"),
         };
@@ -179,8 +179,7 @@ impl CustomOp3 for LayerNorm {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         fn run<T: Real>(op: &LayerNorm, [x, w, b, dy]: [&Tensor; 4]) -> Result<[Option<Tensor>; 3]> {
             let dy = dy.contiguous()?;
-            let (dx, dw, db) =
-                with_slice::<T, _>(x, |x| with_slice::<T, _>(w, |w| with_slice::<T, _>(&dy, |dy| layer_norm_backward(op, x, w, dy))))???;
+            let (dx, dw, db) = layer_norm_backward(op, &numbers::<T>(x)?, &numbers::<T>(w)?, &numbers::<T>(&dy)?);
             let back = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
             Ok([back(dx, x)?, back(dw, w)?, back(db, b)?])
         }
@@ -266,8 +265,8 @@ fn quick_gelu_map<T: Real>(x: &[T], f: impl Fn(usize, T, T) -> T + Sync) -> Vec<
 macro_rules! on_storage {
     ($storage:expr, $layout:expr, $name:expr, $kernel:expr) => {
         match $storage {
-            CpuStorage::F32(_) => CpuStorage::F32($kernel(numbers::<f32>($storage, $layout)?)),
-            CpuStorage::F64(_) => CpuStorage::F64($kernel(numbers::<f64>($storage, $layout)?)),
+            CpuStorage::F32(_) => CpuStorage::F32($kernel(stored::<f32>($storage, $layout)?)),
+            CpuStorage::F64(_) => CpuStorage::F64($kernel(stored::<f64>($storage, $layout)?)),
             _ => candle_core::bail!("{} on the CPU runs in f32 or f64", $name),
         }
     };
@@ -276,8 +275,8 @@ macro_rules! on_storage {
 /// Gradient of a one-argument operation from a saved tensor and `dy`.
 fn backward1<T: Real>(saved: &Tensor, dy: &Tensor, kernel: impl Fn(&[T], &[T]) -> Vec<T>) -> candle_core::Result<Option<Tensor>> {
     let dy = dy.contiguous()?;
-    let values = with_slice::<T, _>(saved, |saved| with_slice::<T, _>(&dy, |dy| kernel(saved, dy)));
-    let values = values.and_then(|inner| inner).map_err(candle_core::Error::wrap)?;
+    let numbers = |tensor| numbers::<T>(tensor).map_err(candle_core::Error::wrap);
+    let values = kernel(&numbers(saved)?, &numbers(&dy)?);
     Tensor::from_vec(values, saved.shape(), saved.device()).map(Some)
 }
 
@@ -312,8 +311,8 @@ impl CustomOp1 for QuickGelu {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let out = match x {
-            CpuStorage::F32(_) => CpuStorage::F32(quick_gelu_map(numbers::<f32>(x, layout)?, |_, x, gate| x * gate)),
-            CpuStorage::F64(_) => CpuStorage::F64(quick_gelu_map(numbers::<f64>(x, layout)?, |_, x, gate| x * gate)),
+            CpuStorage::F32(_) => CpuStorage::F32(quick_gelu_map(stored::<f32>(x, layout)?, |_, x, gate| x * gate)),
+            CpuStorage::F64(_) => CpuStorage::F64(quick_gelu_map(stored::<f64>(x, layout)?, |_, x, gate| x * gate)),
             _ => candle_core::bail!("quick-gelu on the CPU runs in f32 or f64"),
         };
         Ok((out, layout.shape().clone()))

@@ -3,9 +3,9 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::real::{Real, tensor, vectorised, with_slice};
-use crate::by_real;
+use super::real::{Real, tensor, vectorised};
 use crate::error::Result;
+use crate::{by_real, numbers};
 
 /// Elements per parallel task.
 const CHUNK: usize = 1 << 13;
@@ -32,7 +32,8 @@ fn gelu_slope<T: Real>(x: T) -> T {
 
 fn map1<T: Real>(x: &Tensor, f: impl Fn(T) -> T + Sync) -> Result<Tensor> {
     let mut y = vec![T::ZERO; x.elem_count()];
-    with_slice::<T, _>(x, |x| {
+    {
+        numbers!(T: x);
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
             vectorised(
                 #[inline(always)]
@@ -43,27 +44,26 @@ fn map1<T: Real>(x: &Tensor, f: impl Fn(T) -> T + Sync) -> Result<Tensor> {
                 },
             );
         });
-    })?;
+    }
     tensor(y, x.shape())
 }
 
 fn map2<T: Real>(a: &Tensor, b: &Tensor, f: impl Fn(T, T) -> T + Sync) -> Result<Tensor> {
     let mut y = vec![T::ZERO; a.elem_count()];
-    with_slice::<T, _>(a, |a| {
-        with_slice::<T, _>(b, |b| {
-            assert_eq!(a.len(), b.len(), "pointwise operands differ in size");
-            y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK))).for_each(|(y, (a, b))| {
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for i in 0..y.len() {
-                            y[i] = f(a[i], b[i]);
-                        }
-                    },
-                );
-            });
-        })
-    })??;
+    {
+        numbers!(T: a, b);
+        assert_eq!(a.len(), b.len(), "pointwise operands differ in size");
+        y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK))).for_each(|(y, (a, b))| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for i in 0..y.len() {
+                        y[i] = f(a[i], b[i]);
+                    }
+                },
+            );
+        });
+    }
     tensor(y, a.shape())
 }
 

@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::cpu::gemm::{Into, Matrix, Threads, gemm};
 use super::lanes::{largest, sum_of, sum_of_two};
-use super::real::{Real, tensor, vectorised, with_slice};
-use crate::by_real;
+use super::real::{Real, numbers, tensor, vectorised};
 use crate::error::{Error, Result};
+use crate::{by_real, numbers};
 
 /// What the backward needs besides the inputs: the attention probabilities `[B, H, Lq, Lk]`.
 #[derive(Debug, Clone)]
@@ -37,18 +37,15 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>, scal
     by_real!(q, T => {
         let mut out = vec![T::ZERO; q.elem_count()];
         let mut probabilities = vec![T::ZERO; b * s.h * s.l * s.l];
-        let mut run = |bias: Option<&[T]>| -> Result<()> {
-            with_slice::<T, _>(q, |q| with_slice::<T, _>(k, |k| with_slice::<T, _>(v, |v| {
-                let per = s.l * s.h * s.d;
-                out.par_chunks_mut(per).zip(probabilities.par_chunks_mut(s.h * s.l * s.l)).enumerate().for_each(|(i, (out, p))| {
-                    let at = i * per..(i + 1) * per;
-                    forward_one(s, &q[at.clone()], &k[at.clone()], &v[at], bias, T::of(scale), out, p);
-                });
-            })))??
-        };
-        match bias {
-            Some(bias) => with_slice::<T, _>(bias, |bias| run(Some(bias)))??,
-            None => run(None)?,
+        {
+            numbers!(T: q, k, v);
+            let bias = bias.map(numbers::<T>).transpose()?;
+            let bias = bias.as_deref();
+            let per = s.l * s.h * s.d;
+            out.par_chunks_mut(per).zip(probabilities.par_chunks_mut(s.h * s.l * s.l)).enumerate().for_each(|(i, (out, p))| {
+                let at = i * per..(i + 1) * per;
+                forward_one(s, &q[at.clone()], &k[at.clone()], &v[at], bias, T::of(scale), out, p);
+            });
         }
         let probabilities = tensor(probabilities, (b, s.h, s.l, s.l))?;
         Ok((tensor(out, q.shape())?, AttentionSaved { probabilities }))
@@ -124,16 +121,15 @@ pub fn attention_vjp(
         // Score gradients replace the probabilities item by item; the bias gradient sums them in batch order.
         let square = s.h * s.l * s.l;
         let mut ds = vec![T::ZERO; b * square];
-        with_slice::<T, _>(q, |q| with_slice::<T, _>(k, |k| with_slice::<T, _>(v, |v| with_slice::<T, _>(d_out, |d_out| {
-            with_slice::<T, _>(&saved.probabilities, |p| {
-                let outputs = dq.par_chunks_mut(per).zip(dk.par_chunks_mut(per)).zip(dv.par_chunks_mut(per).zip(ds.par_chunks_mut(square)));
-                outputs.enumerate().for_each(|(i, ((dq, dk), (dv, ds)))| {
-                    let at = i * per..(i + 1) * per;
-                    let inputs = [&q[at.clone()], &k[at.clone()], &v[at.clone()], &d_out[at], &p[i * square..(i + 1) * square]];
-                    backward_one(s, inputs, T::of(scale), [dq, dk, dv, ds]);
-                });
-            })
-        }))))?????;
+        {
+            numbers!(T: q, k, v, d_out, p = &saved.probabilities);
+            let outputs = dq.par_chunks_mut(per).zip(dk.par_chunks_mut(per)).zip(dv.par_chunks_mut(per).zip(ds.par_chunks_mut(square)));
+            outputs.enumerate().for_each(|(i, ((dq, dk), (dv, ds)))| {
+                let at = i * per..(i + 1) * per;
+                let inputs = [&q[at.clone()], &k[at.clone()], &v[at.clone()], &d_out[at], &p[i * square..(i + 1) * square]];
+                backward_one(s, inputs, T::of(scale), [dq, dk, dv, ds]);
+            });
+        }
         let dbias = match bias {
             BiasGradient::Skip => None,
             BiasGradient::Compute => {

@@ -6,8 +6,12 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::param::Parameters;
-use super::real::{vectorised, with_slice};
+use super::real::vectorised;
 use crate::error::{Error, Result};
+use crate::numbers;
+
+/// Values per parallel task.
+const CHUNK: usize = 1 << 14;
 
 /// The average of a network's f32 parameters.
 #[derive(Debug, Clone)]
@@ -33,15 +37,13 @@ impl WeightAverage {
         let keep = self.decay.min((1.0 + step as f64) / (10.0 + step as f64)) as f32;
         for (name, value) in network.named() {
             let (_, average) = self.values.get_mut(&name).ok_or_else(|| Error::Invalid(format!("no average of `{name}`")))?;
-            with_slice::<f32, _>(&value, |value| {
-                const CHUNK: usize = 1 << 14;
-                average.par_chunks_mut(CHUNK).zip(value.par_chunks(CHUNK)).for_each(|(average, value)| {
-                    vectorised(
-                        #[inline(always)]
-                        || average.iter_mut().zip(value).for_each(|(average, &value)| *average = keep * *average + (1.0 - keep) * value),
-                    );
-                });
-            })?;
+            numbers!(f32: value = &value);
+            average.par_chunks_mut(CHUNK).zip(value.par_chunks(CHUNK)).for_each(|(average, value)| {
+                vectorised(
+                    #[inline(always)]
+                    || average.iter_mut().zip(value).for_each(|(average, &value)| *average = keep * *average + (1.0 - keep) * value),
+                );
+            });
         }
         Ok(())
     }

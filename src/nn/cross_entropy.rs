@@ -2,9 +2,10 @@
 
 use candle_core::{Tensor, WithDType};
 
-use super::real::{Real, tensor, vectorised, with_slice};
-use crate::by_real;
+use super::lanes::{largest, sum_of};
+use super::real::{Real, tensor, vectorised};
 use crate::error::{Error, Result};
+use crate::{by_real, numbers};
 
 /// Weighted mean over rows of `−log softmax(logits)[target]`, and its gradient: `logits` `[N, V]`, one target and one
 /// weight (≥ 0) per row. Returns the loss and `[N, V]`.
@@ -23,27 +24,26 @@ pub fn cross_entropy(logits: &Tensor, targets: &[u32], weights: &[f64]) -> Resul
     by_real!(logits, T => {
         let mut gradient = vec![T::ZERO; n * v];
         let mut loss = 0.0f64;
-        with_slice::<T, _>(logits, |logits| vectorised(#[inline(always)] || {
-            for (row, (x, g)) in logits.chunks_exact(v).zip(gradient.chunks_exact_mut(v)).enumerate() {
-                let weight = weights[row] / total;
-                let mut largest = x[0];
-                for &x in x {
-                    largest = largest.larger(x);
+        {
+            numbers!(T: logits);
+            vectorised(#[inline(always)] || {
+                for (row, (x, g)) in logits.chunks_exact(v).zip(gradient.chunks_exact_mut(v)).enumerate() {
+                    let weight = weights[row] / total;
+                    let largest = largest(x);
+                    for (g, &x) in g.iter_mut().zip(x) {
+                        *g = (x - largest).exponential();
+                    }
+                    let sum = sum_of(g, #[inline(always)] |x| x);
+                    let target = targets[row] as usize;
+                    loss += weight * (sum.to_f64().ln() - (x[target] - largest).to_f64());
+                    let factor = T::of(weight) / sum;
+                    for g in g.iter_mut() {
+                        *g *= factor;
+                    }
+                    g[target] -= T::of(weight);
                 }
-                let mut sum = T::ZERO;
-                for i in 0..v {
-                    g[i] = (x[i] - largest).exponential();
-                    sum += g[i];
-                }
-                let target = targets[row] as usize;
-                loss += weight * (sum.to_f64().ln() - (x[target] - largest).to_f64());
-                let factor = T::of(weight) / sum;
-                for g in g.iter_mut() {
-                    *g *= factor;
-                }
-                g[target] -= T::of(weight);
-            }
-        }))?;
+            });
+        }
         Ok((loss, tensor(gradient, (n, v))?))
     })
 }

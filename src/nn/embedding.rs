@@ -3,9 +3,9 @@
 use candle_core::Tensor;
 
 use super::param::{Gradients, Param};
-use super::real::{Real, tensor, with_slice};
-use crate::by_real;
+use super::real::{Real, tensor};
 use crate::error::{Error, Result};
+use crate::{by_real, numbers};
 
 /// Rows of `table` `[V, D]` for `ids` `[B, L]` (u32), to `[B, L, D]`.
 ///
@@ -20,7 +20,8 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     }
     by_real!(table, T => {
         let mut out = Vec::with_capacity(ids.len() * d);
-        with_slice::<T, _>(table, |table| ids.iter().for_each(|&id| out.extend_from_slice(&table[id as usize * d..][..d])))?;
+        numbers!(T: table);
+        ids.iter().for_each(|&id| out.extend_from_slice(&table[id as usize * d..][..d]));
         tensor(out, (b, l, d))
     })
 }
@@ -32,11 +33,10 @@ pub fn embedding_vjp(table: &Param, ids: &Tensor, dy: &Tensor, gradients: &mut G
         let ids = ids.flatten_all()?.to_vec1::<u32>()?;
         by_real!(dy, T => {
             let mut sums = vec![T::ZERO; vocabulary * d];
-            with_slice::<T, _>(dy, |dy| {
-                for (&id, dy) in ids.iter().zip(dy.chunks_exact(d)) {
-                    sums[id as usize * d..][..d].iter_mut().zip(dy).for_each(|(sum, &x)| *sum += x);
-                }
-            })?;
+            numbers!(T: dy);
+            for (&id, dy) in ids.iter().zip(dy.chunks_exact(d)) {
+                sums[id as usize * d..][..d].iter_mut().zip(dy).for_each(|(sum, &x)| *sum += x);
+            }
             tensor(sums, (vocabulary, d))
         })
     })

@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::cpu::gemm::{Into, Matrix, Threads, gemm};
 use super::param::{Gradients, Param, Parameters};
-use super::real::{Real, tensor, vectorised, with_matrix, with_slice};
-use crate::by_real;
+use super::real::{Real, tensor, vectorised, with_matrix};
 use crate::error::{Error, Result};
+use crate::{by_real, numbers};
 
 /// A linear layer with weight `[out, in]` and bias `[out]`.
 #[derive(Debug, Clone)]
@@ -75,7 +75,8 @@ pub fn linear_sum(parts: &[(&Tensor, &Tensor)], bias: Option<&Tensor>) -> Result
         let (rows, outputs) = (rows_columns(x)?.0, weight.dim(0)?);
         let mut y = vec![T::ZERO; rows * outputs];
         if let Some(bias) = bias {
-            with_slice::<T, _>(bias, |bias| y.par_chunks_mut(outputs.max(1)).for_each(|row| row.copy_from_slice(bias)))?;
+            numbers!(T: bias);
+            y.par_chunks_mut(outputs.max(1)).for_each(|row| row.copy_from_slice(bias));
         }
         for (i, (x, weight)) in parts.iter().enumerate() {
             let into = if i == 0 && bias.is_none() { Into::Replace } else { Into::Add };
@@ -111,13 +112,12 @@ fn product<T: Real>(out: &mut [T], x: &Tensor, weight: &Tensor, plain: bool, int
     if inner != expected || out.len() != rows * columns {
         return Err(Error::Invalid(format!("cannot multiply {:?} with a weight {:?}", x.dims(), weight.dims())));
     }
-    with_slice::<T, _>(x, |x| {
-        with_matrix::<T, _>(weight, |w, row_stride, column_stride| {
-            let w = Matrix { data: w, rows: w_rows, columns: w_columns, row_stride, column_stride };
-            let w = if plain { w } else { w.t() };
-            gemm(out, columns, Matrix::row_major(x, rows, inner, inner), w, T::ONE, into, Threads::All);
-        })
-    })?
+    numbers!(T: x);
+    with_matrix::<T, _>(weight, |w, row_stride, column_stride| {
+        let w = Matrix { data: w, rows: w_rows, columns: w_columns, row_stride, column_stride };
+        let w = if plain { w } else { w.t() };
+        gemm(out, columns, Matrix::row_major(x, rows, inner, inner), w, T::ONE, into, Threads::All);
+    })
 }
 
 /// dW = dyᵀ x: `x` `[.., in]`, `dy` `[.., out]`, to `[out, in]`.
@@ -128,12 +128,9 @@ pub fn linear_weight_vjp(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
             return Err(Error::Invalid(format!("inputs {:?} and output gradients {:?} do not match", x.dims(), dy.dims())));
         }
         let mut dw = vec![T::ZERO; outputs * inputs];
-        with_slice::<T, _>(x, |x| {
-            with_slice::<T, _>(dy, |dy| {
-                let (x, dy) = (Matrix::row_major(x, rows, inputs, inputs), Matrix::row_major(dy, rows, outputs, outputs));
-                gemm(&mut dw, inputs, dy.t(), x, T::ONE, Into::Replace, Threads::All);
-            })
-        })??;
+        numbers!(T: x, dy);
+        let (x, dy) = (Matrix::row_major(x, rows, inputs, inputs), Matrix::row_major(dy, rows, outputs, outputs));
+        gemm(&mut dw, inputs, dy.t(), x, T::ONE, Into::Replace, Threads::All);
         tensor(dw, (outputs, inputs))
     })
 }
@@ -145,7 +142,8 @@ const ROWS_PER_SUM: usize = 128;
 pub fn column_sums(x: &Tensor) -> Result<Tensor> {
     by_real!(x, T => {
         let columns = rows_columns(x)?.1.max(1);
-        let parts: Vec<Vec<T>> = with_slice::<T, _>(x, |x| {
+        let parts: Vec<Vec<T>> = {
+            numbers!(T: x);
             let part = |rows: &[T]| vectorised(#[inline(always)] || {
                 let mut sums = vec![T::ZERO; columns];
                 for row in rows.chunks_exact(columns) {
@@ -154,7 +152,7 @@ pub fn column_sums(x: &Tensor) -> Result<Tensor> {
                 sums
             });
             x.par_chunks(ROWS_PER_SUM * columns).map(part).collect()
-        })?;
+        };
         let mut sums = vec![T::ZERO; columns];
         for part in &parts {
             sums.iter_mut().zip(part).for_each(|(sum, &value)| *sum += value);

@@ -5,16 +5,17 @@ use rayon::prelude::*;
 
 use super::lanes::{sum_of, sum_of_three, sum_of_two};
 use super::linear::rows_columns;
-use super::real::{Real, tensor, vectorised, with_slice};
-use crate::by_real;
+use super::real::{Real, tensor, vectorised};
 use crate::error::Result;
+use crate::{by_real, numbers};
 
 /// x / rms(x) · w: `x` `[.., D]`, `weight` `[D]` (T5LayerNorm: no mean, no bias).
 pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
     by_real!(x, T => {
         let (_, d) = rows_columns(x)?;
         let mut y = vec![T::ZERO; x.elem_count()];
-        with_slice::<T, _>(x, |x| with_slice::<T, _>(weight, |w| {
+        {
+            numbers!(T: x, w = weight);
             y.par_chunks_mut(d * 16).zip(x.par_chunks(d * 16)).for_each(|(y, x)| vectorised(#[inline(always)] || {
                 for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
                     let inverse = inverse_rms(x, epsilon);
@@ -23,7 +24,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
                     }
                 }
             }));
-        }))??;
+        }
         tensor(y, x.shape())
     })
 }
@@ -46,11 +47,14 @@ pub fn rms_norm_vjp(x: &Tensor, weight: &Tensor, epsilon: f64, dy: &Tensor) -> R
         let (_, d) = rows_columns(x)?;
         let mut dx = vec![T::ZERO; x.elem_count()];
         let mut dw = vec![T::ZERO; d];
-        with_slice::<T, _>(x, |x| with_slice::<T, _>(weight, |w| with_slice::<T, _>(dy, |dy| vectorised(#[inline(always)] || {
-            for ((dx, x), dy) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
-                rms_norm_vjp_row(x, w, epsilon, dy, dx, &mut dw);
-            }
-        }))))???;
+        {
+            numbers!(T: x, w = weight, dy);
+            vectorised(#[inline(always)] || {
+                for ((dx, x), dy) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
+                    rms_norm_vjp_row(x, w, epsilon, dy, dx, &mut dw);
+                }
+            });
+        }
         Ok((tensor(dx, x.shape())?, tensor(dw, d)?))
     })
 }
@@ -83,7 +87,8 @@ pub fn modulated_norm(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tens
     let (_, l, d) = x.dims3()?;
     by_real!(x, T => {
         let mut y = vec![T::ZERO; x.elem_count()];
-        with_slice::<T, _>(x, |x| with_slice::<T, _>(shift, |shift| with_slice::<T, _>(scale, |scale| {
+        {
+            numbers!(T: x, shift, scale);
             y.par_chunks_mut(l * d).zip(x.par_chunks(l * d)).enumerate().for_each(|(b, (y, x))| vectorised(#[inline(always)] || {
                 let (shift, scale) = (&shift[b * d..(b + 1) * d], &scale[b * d..(b + 1) * d]);
                 for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
@@ -93,7 +98,7 @@ pub fn modulated_norm(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tens
                     }
                 }
             }));
-        })))???;
+        }
         tensor(y, x.shape())
     })
 }
@@ -121,7 +126,8 @@ pub fn modulated_norm_vjp(x: &Tensor, scale: &Tensor, dy: &Tensor) -> Result<(Te
     by_real!(x, T => {
         let mut dx = vec![T::ZERO; x.elem_count()];
         let (mut dshift, mut dscale) = (vec![T::ZERO; batch * d], vec![T::ZERO; batch * d]);
-        with_slice::<T, _>(x, |x| with_slice::<T, _>(scale, |scale| with_slice::<T, _>(dy, |dy| {
+        {
+            numbers!(T: x, scale, dy);
             let outputs = dx.par_chunks_mut(l * d).zip(dshift.par_chunks_mut(d).zip(dscale.par_chunks_mut(d)));
             outputs.enumerate().for_each(|(b, (dx, (dshift, dscale)))| vectorised(#[inline(always)] || {
                 let at = b * l * d..(b + 1) * l * d;
@@ -131,7 +137,7 @@ pub fn modulated_norm_vjp(x: &Tensor, scale: &Tensor, dy: &Tensor) -> Result<(Te
                     modulated_norm_vjp_row(x, scale, dy, dx, dshift, dscale);
                 }
             }));
-        })))???;
+        }
         Ok((tensor(dx, x.shape())?, tensor(dshift, (batch, d))?, tensor(dscale, (batch, d))?))
     })
 }

@@ -9,8 +9,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::param::Parameters;
-use super::real::{vectorised, with_slice};
+use super::real::vectorised;
 use crate::error::{Error, Result};
+use crate::numbers;
 
 /// Hyperparameters; the defaults are those of the released training script (DistillT5@2854218).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -131,7 +132,9 @@ const CHUNK: usize = 1 << 14;
 
 /// Σ g² in f64.
 fn squared_norm(gradient: &Tensor) -> Result<f64> {
-    let parts: Vec<f64> = with_slice::<f32, _>(&gradient.contiguous()?, |gradient| {
+    let gradient = gradient.contiguous()?;
+    let parts: Vec<f64> = {
+        numbers!(f32: gradient = &gradient);
         let part = |chunk: &[f32]| {
             vectorised(
                 #[inline(always)]
@@ -145,7 +148,7 @@ fn squared_norm(gradient: &Tensor) -> Result<f64> {
             )
         };
         gradient.par_chunks(CHUNK).map(part).collect()
-    })?;
+    };
     Ok(parts.iter().sum())
 }
 
@@ -171,7 +174,9 @@ fn adamw(
     if new.len() != gradient.elem_count() || new.len() != moments.first.len() {
         return Err(Error::Invalid(format!("gradient has {} values, parameter {}", gradient.elem_count(), new.len())));
     }
-    with_slice::<f32, _>(&gradient.contiguous()?, |gradient| {
+    let gradient = gradient.contiguous()?;
+    {
+        numbers!(f32: gradient = &gradient);
         new.par_chunks_mut(CHUNK)
             .zip(gradient.par_chunks(CHUNK))
             .zip(moments.first.par_chunks_mut(CHUNK).zip(moments.second.par_chunks_mut(CHUNK)))
@@ -190,7 +195,7 @@ fn adamw(
                     },
                 );
             });
-    })?;
+    }
     Ok(Tensor::from_vec(new, value.shape(), value.device())?)
 }
 

@@ -3,7 +3,8 @@
 //! f32 is what networks run in; f64 is the same code for gradient checks. Transcendental functions of f32 are written so
 //! that the compiler can vectorise them; those of f64 are the exact ones of the standard library.
 
-use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
+use std::marker::PhantomData;
+use std::ops::{Add, AddAssign, Deref, Div, Mul, MulAssign, Neg, Range, Sub, SubAssign};
 
 use candle_core::{CpuStorage, Shape, Storage, Tensor, WithDType};
 
@@ -114,16 +115,47 @@ pub fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(kernel)
 }
 
-/// Calls `kernel` with the numbers of a contiguous CPU tensor.
+/// The numbers of a contiguous CPU tensor, as a slice; `G` keeps its storage borrowed.
+pub struct Numbers<G, T> {
+    storage: G,
+    range: Range<usize>,
+    kind: PhantomData<T>,
+}
+
+/// Borrows the numbers of a tensor; kernels do it by [`numbers!`](crate::numbers!).
 ///
 /// # Errors
 /// A tensor on another device, of another type than `T`, or not contiguous.
-pub fn with_slice<T: Real, R>(tensor: &Tensor, kernel: impl FnOnce(&[T]) -> R) -> Result<R> {
+pub fn numbers<T: Real>(tensor: &Tensor) -> Result<Numbers<impl Deref<Target = Storage> + '_, T>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
         return Err(Error::Invalid(format!("a kernel got a tensor of shape {:?} that is not contiguous", tensor.dims())));
     };
-    Ok(kernel(&cpu_slice::<T>(&storage)?[start..end]))
+    cpu_slice::<T>(&storage)?;
+    Ok(Numbers { storage, range: start..end, kind: PhantomData })
+}
+
+impl<G: Deref<Target = Storage>, T: Real> Deref for Numbers<G, T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &cpu_slice::<T>(&self.storage).expect("device and type were checked when the tensor was borrowed")[self.range.clone()]
+    }
+}
+
+/// Binds slices of tensors: `numbers!(T: x, w = weight)` makes `x` the numbers of the tensor `x`, `w` those of `weight`.
+/// To be used where `?` can return the error of [`numbers()`].
+#[macro_export]
+macro_rules! numbers {
+    (@one $T:ty, $name:ident) => {
+        $crate::numbers!(@one $T, $name = $name)
+    };
+    (@one $T:ty, $name:ident = $tensor:expr) => {
+        let $name = $crate::nn::real::numbers::<$T>($tensor)?;
+        let $name: &[$T] = &$name;
+    };
+    ($T:ty: $($name:ident $(= $tensor:expr)?),+) => {
+        $($crate::numbers!(@one $T, $name $(= $tensor)?);)+
+    };
 }
 
 /// Calls `kernel` with the numbers of a matrix that may be a view, its row stride and its column stride.

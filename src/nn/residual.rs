@@ -3,16 +3,17 @@
 use candle_core::{Tensor, WithDType};
 use rayon::prelude::*;
 
-use super::real::{Real, tensor, vectorised, with_slice};
-use crate::by_real;
+use super::real::{Real, tensor, vectorised};
 use crate::error::{Error, Result};
+use crate::{by_real, numbers};
 
 /// x + gate · h: `x`, `h` `[B, L, D]`, `gate` `[B, D]`.
 pub fn gated_residual(x: &Tensor, gate: &Tensor, h: &Tensor) -> Result<Tensor> {
     let (_, l, d) = x.dims3()?;
     by_real!(x, T => {
         let mut y = vec![T::ZERO; x.elem_count()];
-        with_slice::<T, _>(x, |x| with_slice::<T, _>(gate, |gate| with_slice::<T, _>(h, |h| {
+        {
+            numbers!(T: x, gate, h);
             let items = y.par_chunks_mut(l * d).zip(x.par_chunks(l * d).zip(h.par_chunks(l * d))).zip(gate.par_chunks(d));
             items.for_each(|((y, (x, h)), gate)| vectorised(#[inline(always)] || {
                 for ((y, x), h) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(h.chunks_exact(d)) {
@@ -21,7 +22,7 @@ pub fn gated_residual(x: &Tensor, gate: &Tensor, h: &Tensor) -> Result<Tensor> {
                     }
                 }
             }));
-        })))???;
+        }
         tensor(y, x.shape())
     })
 }
@@ -32,7 +33,8 @@ pub fn gated_residual_vjp(gate: &Tensor, h: &Tensor, dy: &Tensor) -> Result<(Ten
     by_real!(h, T => {
         let mut dh = vec![T::ZERO; h.elem_count()];
         let mut dgate = vec![T::ZERO; b * d];
-        with_slice::<T, _>(gate, |gate| with_slice::<T, _>(h, |h| with_slice::<T, _>(dy, |dy| {
+        {
+            numbers!(T: gate, h, dy);
             let outputs = dh.par_chunks_mut(l * d).zip(dgate.par_chunks_mut(d));
             outputs.zip(h.par_chunks(l * d).zip(dy.par_chunks(l * d))).zip(gate.par_chunks(d)).for_each(|(((dh, dgate), (h, dy)), gate)| {
                 vectorised(#[inline(always)] || {
@@ -44,7 +46,7 @@ pub fn gated_residual_vjp(gate: &Tensor, h: &Tensor, dy: &Tensor) -> Result<(Ten
                     }
                 });
             });
-        })))???;
+        }
         Ok((tensor(dgate, (b, d))?, tensor(dh, h.shape())?))
     })
 }
@@ -62,13 +64,14 @@ pub fn mean_squared_error(prediction: &Tensor, target: &Tensor) -> Result<(f64, 
         let n = prediction.elem_count() as f64;
         let mut gradient = vec![T::ZERO; prediction.elem_count()];
         let mut sum = 0.0f64;
-        with_slice::<T, _>(prediction, |p| with_slice::<T, _>(target, |t| {
+        {
+            numbers!(T: p = prediction, t = target);
             for i in 0..p.len() {
                 let difference = p[i] - t[i];
                 sum += difference.to_f64() * difference.to_f64();
                 gradient[i] = T::of(2.0 / n) * difference;
             }
-        }))??;
+        }
         if !sum.is_finite() {
             return Err(Error::NonFinite { name: "mean squared error".into(), context: "between prediction and target".into() });
         }

@@ -4,9 +4,9 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::norm::{inverse_rms, rms_norm_vjp_row};
-use super::real::{Real, tensor, vectorised, with_slice};
-use crate::by_real;
+use super::real::{Real, tensor, vectorised};
 use crate::error::{Error, Result};
+use crate::{by_real, numbers};
 
 /// Epsilon of the query and key norms (flux@802fb47 src/flux/modules/layers.py).
 const QK_NORM_EPSILON: f64 = 1e-6;
@@ -78,36 +78,26 @@ pub fn qkv_norm_rope(streams: &[Stream], rotation: &Rotation) -> Result<(Tensor,
         let per = total * h * d;
         let (mut q, mut k, mut v) = (vec![T::ZERO; b * per], vec![T::ZERO; b * per], vec![T::ZERO; b * per]);
         for (stream, &place) in streams.iter().zip(&places) {
-            with_stream::<T, _>(stream, rotation, |qkv, q_scale, k_scale, cos, sin| {
-                let outputs = q.par_chunks_mut(per).zip(k.par_chunks_mut(per)).zip(v.par_chunks_mut(per));
-                outputs.zip(qkv.par_chunks(place.l * 3 * h * d)).for_each(|(((q, k), v), qkv)| vectorised(#[inline(always)] || {
-                    for token in 0..place.l {
-                        let at = place.offset + token;
-                        let (cos, sin) = (&cos[at * d / 2..][..d / 2], &sin[at * d / 2..][..d / 2]);
-                        let row = &qkv[token * 3 * h * d..][..3 * h * d];
-                        for head in 0..h {
-                            let out = (at * h + head) * d..(at * h + head + 1) * d;
-                            norm_rotate(&row[head * d..][..d], q_scale, cos, sin, &mut q[out.clone()]);
-                            norm_rotate(&row[(h + head) * d..][..d], k_scale, cos, sin, &mut k[out.clone()]);
-                            v[out].copy_from_slice(&row[(2 * h + head) * d..][..d]);
-                        }
+            numbers!(T: qkv = stream.qkv, q_scale = stream.query_scale, k_scale = stream.key_scale);
+            numbers!(T: cos = &rotation.cos, sin = &rotation.sin);
+            let outputs = q.par_chunks_mut(per).zip(k.par_chunks_mut(per)).zip(v.par_chunks_mut(per));
+            outputs.zip(qkv.par_chunks(place.l * 3 * h * d)).for_each(|(((q, k), v), qkv)| vectorised(#[inline(always)] || {
+                for token in 0..place.l {
+                    let at = place.offset + token;
+                    let (cos, sin) = (&cos[at * d / 2..][..d / 2], &sin[at * d / 2..][..d / 2]);
+                    let row = &qkv[token * 3 * h * d..][..3 * h * d];
+                    for head in 0..h {
+                        let out = (at * h + head) * d..(at * h + head + 1) * d;
+                        norm_rotate(&row[head * d..][..d], q_scale, cos, sin, &mut q[out.clone()]);
+                        norm_rotate(&row[(h + head) * d..][..d], k_scale, cos, sin, &mut k[out.clone()]);
+                        v[out].copy_from_slice(&row[(2 * h + head) * d..][..d]);
                     }
-                }));
-            })?;
+                }
+            }));
         }
         let shape = (b, total, h, d);
         Ok((tensor(q, shape)?, tensor(k, shape)?, tensor(v, shape)?))
     })
-}
-
-fn with_stream<T: Real, R>(stream: &Stream, rotation: &Rotation, f: impl FnOnce(&[T], &[T], &[T], &[T], &[T]) -> R) -> Result<R> {
-    with_slice::<T, _>(stream.qkv, |qkv| {
-        with_slice::<T, _>(stream.query_scale, |q_scale| {
-            with_slice::<T, _>(stream.key_scale, |k_scale| {
-                with_slice::<T, _>(&rotation.cos, |cos| with_slice::<T, _>(&rotation.sin, |sin| f(qkv, q_scale, k_scale, cos, sin)))
-            })
-        })
-    })????
 }
 
 #[inline(always)]
@@ -144,29 +134,30 @@ pub fn qkv_norm_rope_vjp(
             let width = 3 * h * d;
             let mut dqkv = vec![T::ZERO; b * l * width];
             let mut dscales = vec![T::ZERO; b * 2 * d];
-            with_slice::<T, _>(dq, |dq| with_slice::<T, _>(dk, |dk| with_slice::<T, _>(dv, |dv| {
-                with_stream::<T, _>(stream, rotation, |qkv, q_scale, k_scale, cos, sin| {
-                    let outputs = dqkv.par_chunks_mut(l * width).zip(dscales.par_chunks_mut(2 * d)).zip(qkv.par_chunks(l * width));
-                    outputs.enumerate().for_each(|(i, ((dqkv, dscales), qkv))| vectorised(#[inline(always)] || {
-                        let (dq_scale, dk_scale) = dscales.split_at_mut(d);
-                        let mut unrotated = vec![T::ZERO; d];
-                        for token in 0..l {
-                            let at = place.offset + token;
-                            let (cos, sin) = (&cos[at * d / 2..][..d / 2], &sin[at * d / 2..][..d / 2]);
-                            let (row, drow) = (&qkv[token * width..][..width], &mut dqkv[token * width..][..width]);
-                            for head in 0..h {
-                                let from = ((i * total + at) * h + head) * d;
-                                let (q_at, k_at) = (head * d, (h + head) * d);
-                                unrotate(&dq[from..from + d], cos, sin, &mut unrotated);
-                                rms_norm_vjp_row(&row[q_at..][..d], q_scale, QK_NORM_EPSILON, &unrotated, &mut drow[q_at..][..d], dq_scale);
-                                unrotate(&dk[from..from + d], cos, sin, &mut unrotated);
-                                rms_norm_vjp_row(&row[k_at..][..d], k_scale, QK_NORM_EPSILON, &unrotated, &mut drow[k_at..][..d], dk_scale);
-                                drow[(2 * h + head) * d..][..d].copy_from_slice(&dv[from..from + d]);
-                            }
+            {
+                numbers!(T: dq, dk, dv);
+                numbers!(T: qkv = stream.qkv, q_scale = stream.query_scale, k_scale = stream.key_scale);
+                numbers!(T: cos = &rotation.cos, sin = &rotation.sin);
+                let outputs = dqkv.par_chunks_mut(l * width).zip(dscales.par_chunks_mut(2 * d)).zip(qkv.par_chunks(l * width));
+                outputs.enumerate().for_each(|(i, ((dqkv, dscales), qkv))| vectorised(#[inline(always)] || {
+                    let (dq_scale, dk_scale) = dscales.split_at_mut(d);
+                    let mut unrotated = vec![T::ZERO; d];
+                    for token in 0..l {
+                        let at = place.offset + token;
+                        let (cos, sin) = (&cos[at * d / 2..][..d / 2], &sin[at * d / 2..][..d / 2]);
+                        let (row, drow) = (&qkv[token * width..][..width], &mut dqkv[token * width..][..width]);
+                        for head in 0..h {
+                            let from = ((i * total + at) * h + head) * d;
+                            let (q_at, k_at) = (head * d, (h + head) * d);
+                            unrotate(&dq[from..from + d], cos, sin, &mut unrotated);
+                            rms_norm_vjp_row(&row[q_at..][..d], q_scale, QK_NORM_EPSILON, &unrotated, &mut drow[q_at..][..d], dq_scale);
+                            unrotate(&dk[from..from + d], cos, sin, &mut unrotated);
+                            rms_norm_vjp_row(&row[k_at..][..d], k_scale, QK_NORM_EPSILON, &unrotated, &mut drow[k_at..][..d], dk_scale);
+                            drow[(2 * h + head) * d..][..d].copy_from_slice(&dv[from..from + d]);
                         }
-                    }));
-                })
-            })))????;
+                    }
+                }));
+            }
             // Batch items are summed in order, so the result does not depend on the thread count.
             let (mut dquery, mut dkey) = (vec![T::ZERO; d], vec![T::ZERO; d]);
             for item in dscales.chunks_exact(2 * d) {
