@@ -11,7 +11,11 @@ pub const ROW: &str = "row";
 /// Column with the normal form of the prompt (`clean::normal_form`).
 pub const NORMAL: &str = "normal";
 
-/// One row per prompt: `row`, `dataset`, `category`, `split` (may be null), `prompt`, `normal`, `target_text` (may be null).
+/// Column with the number of characters of the prompt.
+pub const CHARACTERS: &str = "characters";
+
+/// One row per prompt: `row`, `dataset`, `category`, `split` (may be null), `prompt`, `normal`, `characters`, `target_text`
+/// (may be null).
 pub fn frame(prompts: &[RawPrompt]) -> Result<DataFrame> {
     let text = |field: fn(&RawPrompt) -> Option<&str>| prompts.iter().map(field).collect::<Vec<_>>();
     let rows: Vec<u64> = (0..prompts.len() as u64).collect();
@@ -23,6 +27,7 @@ pub fn frame(prompts: &[RawPrompt]) -> Result<DataFrame> {
         "split" => text(|p| p.split.as_deref()),
         "prompt" => text(|p| Some(&p.prompt)),
         NORMAL => normal,
+        CHARACTERS => prompts.iter().map(|p| p.prompt.chars().count() as u64).collect::<Vec<_>>(),
         "target_text" => text(|p| p.target_text.as_deref()),
     )?)
 }

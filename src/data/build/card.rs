@@ -50,7 +50,7 @@ pub struct TableSummary {
 /// Counts and lengths by set, split and category.
 pub fn table_summaries(prompts: &[RawPrompt]) -> Result<Vec<TableSummary>> {
     let keys = ["dataset", "split", "category"];
-    let characters = || col("prompt").str().len_chars().cast(DataType::UInt64);
+    let characters = || col(frame::CHARACTERS);
     let table = frame::frame(prompts)?
         .lazy()
         .group_by_stable(keys.map(col))

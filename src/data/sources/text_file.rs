@@ -1,9 +1,16 @@
 //! Prompts in a local file: plain text (one a line), JSON (an array of strings or objects), CSV or parquet, with a
 //! mapping of columns. This is how LAION captions, T2I-CompBench and CommonText come in.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use polars::prelude::*;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::csv::reader::{Format, ReaderBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::{PromptSource, RawPrompt};
@@ -91,14 +98,8 @@ impl TextFile {
         let mut lines = match self.path.extension().and_then(|ending| ending.to_str()) {
             Some("txt") => self.text_lines()?,
             Some("json") => self.json_lines()?,
-            Some("csv") => {
-                let reader = LazyCsvReader::new(self.polars_path()?).with_infer_schema_length(Some(0));
-                self.table_lines(reader.finish().map_err(|error| self.damaged("CSV file", error))?, "CSV file")?
-            }
-            Some("parquet") => {
-                let frame = LazyFrame::scan_parquet(self.polars_path()?, ScanArgsParquet::default());
-                self.table_lines(frame.map_err(|error| self.damaged("parquet file", error))?, "parquet file")?
-            }
+            Some("csv") => self.csv_lines()?,
+            Some("parquet") => self.parquet_lines()?,
             other => {
                 let message = format!("prompts cannot be read from `{}`: format `{}` is unknown", self.path.display(), other.unwrap_or(""));
                 return Err(Error::config(message, "give a file that ends in .txt, .json, .csv or .parquet"));
@@ -140,34 +141,74 @@ impl TextFile {
         })
     }
 
-    fn table_lines(&self, mut frame: LazyFrame, format: &'static str) -> Result<Vec<Line>> {
-        let schema = frame.collect_schema().map_err(|error| self.damaged(format, error))?;
-        let wanted = [Some(&self.config.prompt_column), self.config.category_column.as_ref(), self.config.target_column.as_ref()];
-        for column in wanted.into_iter().flatten() {
-            if !schema.contains(column.as_str()) {
-                return Err(self.no_column(column, schema.iter_names().map(ToString::to_string).collect()));
-            }
-        }
-        let columns: Vec<Expr> = wanted.into_iter().flatten().map(|column| col(column.as_str()).cast(DataType::String)).collect();
-        let frame = frame.select(columns).limit(self.config.limit.unwrap_or(u32::MAX));
-        let frame = frame.collect().map_err(|error| self.damaged(format, error))?;
-        let cells = |column: &str| -> Result<Vec<Option<String>>> {
-            Ok(frame.column(column)?.str()?.iter().map(|cell| cell.map(str::to_owned)).collect())
-        };
-        let prompts = cells(&self.config.prompt_column)?;
-        let empty = || vec![None; prompts.len()];
-        let categories = self.config.category_column.as_deref().map_or_else(|| Ok(empty()), cells)?;
-        let targets = self.config.target_column.as_deref().map_or_else(|| Ok(empty()), cells)?;
-        // Rows without a prompt carry nothing; captions in the wild have them.
-        let rows = prompts.into_iter().zip(categories).zip(targets);
-        Ok(rows.filter_map(|((prompt, category), target)| Some(Line { prompt: prompt?, category, target })).collect())
+    fn csv_lines(&self) -> Result<Vec<Line>> {
+        const FORMAT: &str = "CSV file";
+        let format = Format::default().with_header(true);
+        let (inferred, _) = format.infer_schema(self.open()?, Some(0)).map_err(|error| self.damaged(FORMAT, error))?;
+        // Every cell as text: a prompt may look like a number.
+        let fields: Vec<Field> = inferred.fields().iter().map(|field| Field::new(field.name(), DataType::Utf8, true)).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let columns = self.columns(&schema)?;
+        let reader = ReaderBuilder::new(schema).with_format(format).with_projection(columns).build(self.open()?);
+        self.batch_lines(reader.map_err(|error| self.damaged(FORMAT, error))?, FORMAT)
     }
 
-    fn polars_path(&self) -> Result<PlRefPath> {
-        if !self.path.exists() {
-            return Err(Error::Missing { what: "prompts".into(), path: self.path.clone(), hint: "put the file there".into() });
+    fn parquet_lines(&self) -> Result<Vec<Line>> {
+        const FORMAT: &str = "parquet file";
+        let reader = ParquetRecordBatchReaderBuilder::try_new(self.open()?).map_err(|error| self.damaged(FORMAT, error))?;
+        let columns = self.columns(reader.schema())?;
+        let projection = ProjectionMask::roots(reader.parquet_schema(), columns);
+        let mut reader = reader.with_projection(projection);
+        if let Some(limit) = self.config.limit {
+            reader = reader.with_limit(limit as usize);
         }
-        Ok(PlRefPath::try_from_path(&self.path)?)
+        self.batch_lines(reader.build().map_err(|error| self.damaged(FORMAT, error))?, FORMAT)
+    }
+
+    /// The columns that the configuration names.
+    fn wanted(&self) -> impl Iterator<Item = &String> {
+        [Some(&self.config.prompt_column), self.config.category_column.as_ref(), self.config.target_column.as_ref()].into_iter().flatten()
+    }
+
+    /// Places of the wanted columns.
+    fn columns(&self, schema: &SchemaRef) -> Result<Vec<usize>> {
+        let names = || schema.fields().iter().map(|field| field.name().clone()).collect();
+        self.wanted().map(|column| schema.index_of(column).map_err(|_| self.no_column(column, names()))).collect()
+    }
+
+    /// Rows of all batches up to the limit. Rows without a prompt carry nothing and are left out; captions in the wild have
+    /// them.
+    fn batch_lines(&self, batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>, format: &'static str) -> Result<Vec<Line>> {
+        let limit = self.config.limit.unwrap_or(u32::MAX) as usize;
+        let (mut lines, mut rows) = (Vec::new(), 0);
+        for batch in batches {
+            if rows >= limit {
+                break;
+            }
+            let batch = batch.map_err(|error| self.damaged(format, error))?;
+            let cells = |column: &str| -> Result<Vec<Option<String>>> {
+                let array = batch.column_by_name(column).ok_or_else(|| self.no_column(column, Vec::new()))?;
+                let text = arrow::compute::cast(array, &DataType::Utf8).map_err(|error| self.damaged(format, error))?;
+                Ok(text.as_string::<i32>().iter().map(|cell| cell.map(str::to_owned)).collect())
+            };
+            let prompts = cells(&self.config.prompt_column)?;
+            let empty = || vec![None; prompts.len()];
+            let categories = self.config.category_column.as_deref().map_or_else(|| Ok(empty()), cells)?;
+            let targets = self.config.target_column.as_deref().map_or_else(|| Ok(empty()), cells)?;
+            let of_batch = prompts.into_iter().zip(categories).zip(targets).take(limit - rows);
+            rows += batch.num_rows();
+            lines.extend(of_batch.filter_map(|((prompt, category), target)| Some(Line { prompt: prompt?, category, target })));
+        }
+        Ok(lines)
+    }
+
+    fn open(&self) -> Result<File> {
+        match File::open(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(Error::Missing { what: "prompts".into(), path: self.path.clone(), hint: "put the file there".into() })
+            }
+            opened => opened.map_err(Error::io("open", &self.path)),
+        }
     }
 
     fn damaged(&self, format: &'static str, reason: impl ToString) -> Error {
