@@ -4,13 +4,14 @@
 pub mod card;
 pub mod mini;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::leak::{self, LeakPolicy};
-use crate::data::schema::{DATASETS, PromptRow};
-use crate::data::sources::text_file::{FileConfig, TextFile};
+use crate::data::schema::{DATASETS, PromptRow, TRAIN, VAL};
+use crate::data::sources::text_file::{FileConfig, FileSplit, TextFile};
 use crate::data::sources::{PromptSource, RawPrompt};
 use crate::data::{clean, frame, split};
 use crate::error::{Error, Result};
@@ -93,11 +94,18 @@ impl Config {
 
     /// The tables that a complete build writes.
     pub fn tables(&self, context: &RunContext) -> Vec<PathBuf> {
-        let mut sets: Vec<&str> = self.mini.iter().flat_map(|_| DATASETS).collect();
-        sets.extend(self.file.iter().map(|file| file.dataset.as_str()));
-        sets.sort_unstable();
-        sets.dedup();
-        sets.iter().flat_map(|set| ["train", "val"].map(|split| context.prompts(set, split))).collect()
+        let both = |set| [(set, TRAIN), (set, VAL)];
+        let mut tables: BTreeSet<(&str, &str)> = self.mini.iter().flat_map(|_| DATASETS).flat_map(both).collect();
+        for file in &self.file {
+            let set = file.dataset.as_str();
+            match file.split {
+                FileSplit::Train => tables.extend([(set, TRAIN)]),
+                FileSplit::Val => tables.extend([(set, VAL)]),
+                FileSplit::Draw if self.val_prompts_per_category == 0 => tables.extend([(set, TRAIN)]),
+                FileSplit::Draw => tables.extend(both(set)),
+            }
+        }
+        tables.into_iter().map(|(set, split)| context.prompts(set, split)).collect()
     }
 }
 
@@ -169,7 +177,6 @@ fn write_tables(prompts: &[RawPrompt], context: &RunContext) -> Result<Vec<PathB
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::path::Path;
 
     use super::*;
@@ -185,6 +192,18 @@ mod tests {
 
     fn read(context: &RunContext, dataset: &str, split: &str) -> Vec<PromptRow> {
         PromptRow::read(&context.prompts(dataset, split), "").unwrap()
+    }
+
+    #[test]
+    fn a_set_that_is_only_measured_on_needs_no_training_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = context(folder.path());
+        files::write_bytes(&context.datasets.join("held-out.txt"), b"a red car and a blue house\n").unwrap();
+        let toml = "[[file]]\ndataset = \"compbench\"\npath = \"held-out.txt\"\nlicence = \"MIT\"\nsplit = \"val\"";
+        let config: Config = toml::from_str(toml).unwrap();
+        let outputs = run(&config, &context).unwrap();
+        assert_eq!(config.tables(&context), [context.prompts("compbench", "val")]);
+        assert_eq!(outputs.tables, config.tables(&context));
     }
 
     #[test]
