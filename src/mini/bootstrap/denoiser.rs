@@ -74,7 +74,7 @@ impl Default for Config {
             resolution: 64,
             // About 5,000 pairs of objects: combinations must be learnt, they cannot be remembered.
             scenes: 32_768,
-            // About 70 minutes on two idle cores; more is better, the loss still falls.
+            // 70 minutes on two cores beside other work.
             steps: 10_000,
             batch: 32,
             learning_rate: 1.2e-3,
