@@ -7,10 +7,10 @@ use super::real::Real;
 /// Partial results: enough for two AVX-512 or four AVX2 registers of f32.
 const LANES: usize = 16;
 
-/// Σ f(aᵢ).
+/// Σ f(aᵢ), in the number type that `f` returns.
 #[inline(always)]
-pub fn sum_of<T: Real>(a: &[T], f: impl Fn(T) -> T) -> T {
-    let mut lanes = [T::ZERO; LANES];
+pub fn sum_of<T: Real, A: Real>(a: &[T], f: impl Fn(T) -> A) -> A {
+    let mut lanes = [A::ZERO; LANES];
     let chunks = a.chunks_exact(LANES);
     let rest = chunks.remainder();
     for chunk in chunks {
@@ -18,7 +18,7 @@ pub fn sum_of<T: Real>(a: &[T], f: impl Fn(T) -> T) -> T {
             lanes[j] += f(chunk[j]);
         }
     }
-    let mut tail = T::ZERO;
+    let mut tail = A::ZERO;
     for &x in rest {
         tail += f(x);
     }
@@ -28,7 +28,7 @@ pub fn sum_of<T: Real>(a: &[T], f: impl Fn(T) -> T) -> T {
 /// Σ f(aᵢ, bᵢ) over equally long slices.
 #[inline(always)]
 pub fn sum_of_two<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
-    debug_assert_eq!(a.len(), b.len(), "rows differ in length");
+    assert_eq!(a.len(), b.len(), "rows differ in length");
     let mut lanes = [T::ZERO; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let (a_rest, b_rest) = (a_chunks.remainder(), b_chunks.remainder());
@@ -47,7 +47,7 @@ pub fn sum_of_two<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
 /// Σ f(aᵢ, bᵢ, cᵢ) over equally long slices.
 #[inline(always)]
 pub fn sum_of_three<T: Real>(a: &[T], b: &[T], c: &[T], f: impl Fn(T, T, T) -> T) -> T {
-    debug_assert!(a.len() == b.len() && a.len() == c.len(), "rows differ in length");
+    assert!(a.len() == b.len() && a.len() == c.len(), "rows differ in length");
     let mut lanes = [T::ZERO; LANES];
     let (a_chunks, b_chunks, c_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES), c.chunks_exact(LANES));
     let (a_rest, b_rest, c_rest) = (a_chunks.remainder(), b_chunks.remainder(), c_chunks.remainder());

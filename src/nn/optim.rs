@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::lanes::sum_of;
 use super::param::Parameters;
 use super::real::vectorised;
 use crate::error::{Error, Result};
@@ -138,13 +139,7 @@ fn squared_norm(gradient: &Tensor) -> Result<f64> {
         let part = |chunk: &[f32]| {
             vectorised(
                 #[inline(always)]
-                || {
-                    let mut lanes = [0.0f64; 8];
-                    for (i, &g) in chunk.iter().enumerate() {
-                        lanes[i % 8] += f64::from(g) * f64::from(g);
-                    }
-                    lanes.iter().sum::<f64>()
-                },
+                || sum_of(chunk, |g| f64::from(g) * f64::from(g)),
             )
         };
         gradient.par_chunks(CHUNK).map(part).collect()
