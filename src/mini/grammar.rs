@@ -143,6 +143,17 @@ pub fn sample_prompt(dataset: &str, category: &str, split: Split, key: Key) -> R
 pub fn sample_any(split: Split, key: Key) -> (String, Scene) {
     let rng = &mut stream(key);
     let scene = Scene::sample(rng, split);
+    worded(scene, rng)
+}
+
+/// The same for scenes with two objects only, half of them with a relation.
+pub fn sample_two_objects(split: Split, key: Key) -> (String, Scene) {
+    let rng = &mut stream(key);
+    let kind = *pick(rng, &[Kind::Pair, Kind::Spatial]);
+    worded(Scene::sample_kind(rng, kind, split), rng)
+}
+
+fn worded(scene: Scene, rng: &mut impl Rng) -> (String, Scene) {
     let dataset = match scene.kind {
         Kind::Sign => Dataset::CommonText,
         _ if uniform(rng) < 0.6 => Dataset::CompBench,

@@ -173,6 +173,11 @@ impl T5Encoder {
         &self.shared
     }
 
+    /// The biases added to attention logits by relative position, `[buckets, heads]`, shared by all layers.
+    pub fn relative_bias_mut(&mut self) -> &mut Param {
+        &mut self.relative_bias
+    }
+
     /// Encodes `ids` `[B, L]` (u32) to hidden states `[B, L, D]` after the final norm.
     pub fn forward(&self, ids: &Tensor) -> Result<(Tensor, T5Saved)> {
         let (_, l) = ids.dims2()?;

@@ -5,6 +5,7 @@ pub mod clip;
 pub mod contrast;
 pub mod degrade;
 pub mod denoiser;
+pub mod neighbours;
 pub mod ocr;
 pub mod reader;
 pub mod signs;
