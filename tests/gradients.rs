@@ -137,7 +137,7 @@ fn every_parameter_of_the_denoiser() {
     let (velocity, saved) = flux.forward(&input, &text).unwrap();
     let (_, d_velocity) = mean_squared_error(&velocity, &target).unwrap();
     let mut gradients = Gradients::collect();
-    flux.vjp(&saved, &d_velocity, &mut gradients).unwrap();
+    flux.vjp(saved, &d_velocity, &mut gradients).unwrap();
     check(&mut flux, gradients.into_map(), loss);
 }
 
@@ -160,7 +160,7 @@ fn a_frozen_denoiser_gives_the_same_text_gradient() {
     let (text, target) = (random(&[2, 5, 32], 8, DType::F32), random(&[2, 4, 64], 9, DType::F32));
     let (velocity, saved) = flux.forward(&input, &text).unwrap();
     let (_, d_velocity) = mean_squared_error(&velocity, &target).unwrap();
-    let trained = flux.vjp(&saved, &d_velocity, &mut Gradients::collect()).unwrap();
+    let trained = flux.vjp(saved, &d_velocity, &mut Gradients::collect()).unwrap();
     let frozen = flux.loss_and_text_gradient(&input, &text, &target).unwrap().1;
     assert_eq!(trained.flatten_all().unwrap().to_vec1::<f32>().unwrap(), frozen.flatten_all().unwrap().to_vec1::<f32>().unwrap());
 }

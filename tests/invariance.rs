@@ -1,6 +1,7 @@
 //! What must not change the numbers: the thread count, and the company an item has in its batch.
 
 use candle_core::{DType, Device, IndexOp, Tensor};
+use scaledown::models::checkpointing::Checkpointing;
 use scaledown::models::flux::{Flux, FluxConfig};
 use scaledown::models::t5::{T5Config, T5Encoder};
 use scaledown::models::weights::Weights;
@@ -45,7 +46,7 @@ impl Case {
         let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let (velocity, saved) = self.flux.forward(&self.input, &self.text).unwrap();
         let mut gradients = Gradients::collect();
-        let d_text = self.flux.vjp(&saved, &self.target, &mut gradients).unwrap();
+        let d_text = self.flux.vjp(saved, &self.target, &mut gradients).unwrap();
         let mut all = vec![("velocity".to_owned(), flat(&velocity)), ("text gradient".to_owned(), flat(&d_text))];
         all.extend(gradients.into_map().into_iter().map(|(name, gradient)| (name, flat(&gradient))));
         all
@@ -63,6 +64,18 @@ fn the_thread_count_does_not_change_a_single_bit() {
     for threads in [2, 3] {
         for ((name, a), (_, b)) in one.iter().zip(with_threads(threads, || case.numbers())) {
             assert_eq!(*a, b, "`{name}` differs between 1 and {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_for_the_backward_pass_does_not_change_a_single_bit() {
+    let mut case = Case::new();
+    let everything = case.numbers();
+    for policy in [Checkpointing::BlockInputs, Checkpointing::Every(2), Checkpointing::Every(3)] {
+        case.flux.checkpointing = policy;
+        for ((name, a), (_, b)) in everything.iter().zip(case.numbers()) {
+            assert_eq!(*a, b, "`{name}` differs under {policy:?}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod autoencoder;
 pub mod card;
+pub mod checkpointing;
 pub mod clip;
 pub mod convolution;
 pub mod flux;

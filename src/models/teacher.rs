@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TextEncoder;
 use super::autoencoder::{Autoencoder, AutoencoderConfig};
+use super::checkpointing::Checkpointing;
 use super::clip::{Clip, ClipConfig};
 use super::flux::{Flux, FluxConfig};
 use super::t5::{T5Config, T5Encoder};
@@ -95,6 +96,9 @@ pub struct TeacherConfig {
     #[serde(default)]
     pub pooled_text: PooledText,
     pub denoiser: Part,
+    /// What the denoiser keeps for its backward pass.
+    #[serde(default)]
+    pub checkpointing: Checkpointing,
     pub autoencoder: Part,
     /// Tokens per prompt, padding included.
     pub token_length: usize,
@@ -136,7 +140,10 @@ impl TeacherConfig {
 
     /// SHA-256 over the configuration and the content of every file of the frozen set.
     pub fn fingerprint(&self, folder: &Path) -> Result<String> {
-        let mut text = serde_json::to_string(self).map_err(|error| Error::Invalid(format!("cannot write the teacher as JSON: {error}")))?;
+        // No result depends on what is kept for the backward pass.
+        let essence = Self { checkpointing: Checkpointing::default(), ..self.clone() };
+        let mut text =
+            serde_json::to_string(&essence).map_err(|error| Error::Invalid(format!("cannot write the teacher as JSON: {error}")))?;
         for file in self.files(folder) {
             text.push_str(&files::sha256_file(&file)?);
         }
@@ -154,7 +161,8 @@ impl TeacherConfig {
     /// Loads the denoiser.
     pub fn load_denoiser(&self, folder: &Path, seed: u64) -> Result<Flux> {
         let weights = self.denoiser.weights.open(folder, seed)?;
-        let denoiser = Flux::new(&FluxConfig::preset(&self.denoiser.preset)?, &weights)?;
+        let mut denoiser = Flux::new(&FluxConfig::preset(&self.denoiser.preset)?, &weights)?;
+        denoiser.checkpointing = self.checkpointing;
         weights.finish()?;
         Ok(denoiser)
     }

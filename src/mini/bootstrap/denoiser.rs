@@ -308,7 +308,7 @@ impl Task for DenoiserTask<'_> {
         let (velocity, saved) = self.network.forward(&batch.input, &batch.text)?;
         let (loss, d_velocity) = mean_squared_error(&velocity, &batch.target)?;
         let mut gradients = Gradients::collect();
-        self.network.vjp(&saved, &d_velocity, &mut gradients)?;
+        self.network.vjp(saved, &d_velocity, &mut gradients)?;
         self.optimiser.update(&mut self.network, &gradients.into_map(), warmup_constant_decay(step, warmup, steps, decay_share))?;
         self.average.update(&self.network, step)?;
         Ok(loss)

@@ -5,10 +5,10 @@ use candle_core::Tensor;
 
 use super::conditioning::{Conditioning, ConditioningGradient, Modulation};
 use super::{FluxConfig, heads_scale};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::weights::{Bias, Init, Weights};
 use crate::nn::activation::{add, gelu, gelu_vjp};
-use crate::nn::attention::{AttentionSaved, BiasGradient, attention, attention_vjp};
+use crate::nn::attention::{AttentionGradients, AttentionSaved, BiasGradient, attention, attention_vjp};
 use crate::nn::linear::Linear;
 use crate::nn::norm::{modulated_norm, modulated_norm_vjp};
 use crate::nn::param::{Gradients, Param, Parameters};
@@ -86,22 +86,31 @@ impl StreamWeights {
         Ok((y, AfterSaved { mixed, projected, middle, normed, wide, active, out }))
     }
 
-    /// From `dy` back to the attention output: `(d_mixed, d_x through the residual, gradients of parts 2..6)`.
+    /// From `dy` back to the attention output: `(d_mixed, d_x through the residual, gradients of parts 2..6)`. What was
+    /// saved is freed as soon as it has been used, so that the peak is little above what the forward pass left.
     fn after_vjp(
         &self,
         before: &BeforeSaved,
-        after: &AfterSaved,
+        after: AfterSaved,
         dy: &Tensor,
         gradients: &mut Gradients,
     ) -> Result<(Tensor, Tensor, [Tensor; 4])> {
         let parts = &before.parts;
-        let (d_gate2, d_out) = gated_residual_vjp(&parts[5], &after.out, dy)?;
-        let d_active = self.mlp_out.vjp(&after.active, &d_out, gradients)?;
-        let d_normed = self.mlp_in.vjp(&after.normed, &gelu_vjp(&after.wide, &d_active)?, gradients)?;
-        let (d_middle, d_shift2, d_scale2) = modulated_norm_vjp(&after.middle, &parts[4], &d_normed)?;
+        let AfterSaved { mixed, projected, middle, normed, wide, active, out } = after;
+        let (d_gate2, d_out) = gated_residual_vjp(&parts[5], &out, dy)?;
+        drop(out);
+        let d_active = self.mlp_out.vjp(&active, &d_out, gradients)?;
+        drop((active, d_out));
+        let d_wide = gelu_vjp(&wide, &d_active)?;
+        drop((wide, d_active));
+        let d_normed = self.mlp_in.vjp(&normed, &d_wide, gradients)?;
+        drop((normed, d_wide));
+        let (d_middle, d_shift2, d_scale2) = modulated_norm_vjp(&middle, &parts[4], &d_normed)?;
         let d_middle = add(dy, &d_middle)?;
-        let (d_gate1, d_projected) = gated_residual_vjp(&parts[2], &after.projected, &d_middle)?;
-        let d_mixed = self.proj.vjp(&after.mixed, &d_projected, gradients)?;
+        drop((middle, d_normed));
+        let (d_gate1, d_projected) = gated_residual_vjp(&parts[2], &projected, &d_middle)?;
+        drop(projected);
+        let d_mixed = self.proj.vjp(&mixed, &d_projected, gradients)?;
         Ok((d_mixed, d_middle, [d_gate1, d_shift2, d_scale2, d_gate2]))
     }
 
@@ -109,13 +118,15 @@ impl StreamWeights {
     fn before_vjp(
         &self,
         before: &BeforeSaved,
-        d_stream: &StreamGradients,
+        d_stream: StreamGradients,
         d_x: &Tensor,
         gradients: &mut Gradients,
     ) -> Result<(Tensor, [Tensor; 2])> {
-        gradients.add(&self.query_scale, || Ok(d_stream.dquery_scale.clone()))?;
-        gradients.add(&self.key_scale, || Ok(d_stream.dkey_scale.clone()))?;
-        let d_normed = self.qkv.vjp(&before.normed, &d_stream.dqkv, gradients)?;
+        let StreamGradients { dqkv, dquery_scale, dkey_scale } = d_stream;
+        gradients.add(&self.query_scale, || Ok(dquery_scale))?;
+        gradients.add(&self.key_scale, || Ok(dkey_scale))?;
+        let d_normed = self.qkv.vjp(&before.normed, &dqkv, gradients)?;
+        drop(dqkv);
         let (dx, d_shift, d_scale) = modulated_norm_vjp(&before.x, &before.parts[1], &d_normed)?;
         Ok((add(d_x, &dx)?, [d_shift, d_scale]))
     }
@@ -184,22 +195,26 @@ impl DoubleBlock {
     /// `(d_image, d_text)` from the gradients of both outputs.
     pub fn vjp(
         &self,
-        saved: &DoubleSaved,
+        saved: DoubleSaved,
         (conditioning, rotation): (&Conditioning, &Rotation),
         (d_image, d_text): (&Tensor, &Tensor),
         gradients: &mut Gradients,
         d_vector: &mut ConditioningGradient,
     ) -> Result<(Tensor, Tensor)> {
-        let ((text_before, text_after), (image_before, image_after)) = (&saved.text, &saved.image);
-        let (d_text_mixed, d_text, text_late) = self.text.after_vjp(text_before, text_after, d_text, gradients)?;
-        let (d_image_mixed, d_image, image_late) = self.image.after_vjp(image_before, image_after, d_image, gradients)?;
-        let d_mixed = Tensor::cat(&[d_text_mixed, d_image_mixed], 1)?.reshape(saved.q.shape())?;
-        let scale = heads_scale(&saved.q)?;
-        let g = attention_vjp(&saved.attention, (&saved.q, &saved.k, &saved.v), scale, &d_mixed, BiasGradient::Skip)?;
-        let streams = [self.text.stream(text_before), self.image.stream(image_before)];
-        let d_streams = qkv_norm_rope_vjp(&streams, rotation, (&g.dq, &g.dk, &g.dv))?;
-        let (d_text, text_early) = self.text.before_vjp(text_before, &d_streams[0], &d_text, gradients)?;
-        let (d_image, image_early) = self.image.before_vjp(image_before, &d_streams[1], &d_image, gradients)?;
+        let DoubleSaved { text: (text_before, text_after), image: (image_before, image_after), q, k, v, attention } = saved;
+        let (d_text_mixed, d_text, text_late) = self.text.after_vjp(&text_before, text_after, d_text, gradients)?;
+        let (d_image_mixed, d_image, image_late) = self.image.after_vjp(&image_before, image_after, d_image, gradients)?;
+        let d_mixed = Tensor::cat(&[d_text_mixed, d_image_mixed], 1)?.reshape(q.shape())?;
+        let AttentionGradients { dq, dk, dv, .. } =
+            attention_vjp(&attention, (&q, &k, &v), heads_scale(&q)?, &d_mixed, BiasGradient::Skip)?;
+        drop((q, k, v, attention, d_mixed));
+        let streams = [self.text.stream(&text_before), self.image.stream(&image_before)];
+        let d_streams = qkv_norm_rope_vjp(&streams, rotation, (&dq, &dk, &dv))?;
+        drop((dq, dk, dv));
+        let [d_text_stream, d_image_stream] =
+            <[StreamGradients; 2]>::try_from(d_streams).map_err(|_| Error::Invalid("two streams have two gradients".into()))?;
+        let (d_text, text_early) = self.text.before_vjp(&text_before, d_text_stream, &d_text, gradients)?;
+        let (d_image, image_early) = self.image.before_vjp(&image_before, d_image_stream, &d_image, gradients)?;
         for (weights, early, late) in [(&self.text, text_early, text_late), (&self.image, image_early, image_late)] {
             let d_parts: Vec<Tensor> = early.into_iter().chain(late).collect();
             weights.modulation.vjp(conditioning, &d_parts, gradients, d_vector)?;

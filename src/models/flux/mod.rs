@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use self::conditioning::{Conditioning, ConditioningGradient, MlpEmbedder, MlpSaved, Modulation, TIME_CHANNELS, timestep_embedding};
 use self::double_block::{DoubleBlock, DoubleSaved};
 use self::single_block::{SingleBlock, SingleSaved};
+use super::checkpointing::{Checkpointing, Kept};
 use super::weights::{Bias, Weights};
 use super::{Denoiser, DenoiserInput};
 use crate::by_real;
@@ -110,6 +111,8 @@ fn heads_scale(q: &Tensor) -> Result<f64> {
 #[derive(Debug, Clone)]
 pub struct Flux {
     pub config: FluxConfig,
+    /// What [`Flux::forward`] keeps for [`Flux::vjp`].
+    pub checkpointing: Checkpointing,
     img_in: Linear,
     txt_in: Linear,
     time_in: MlpEmbedder,
@@ -129,8 +132,9 @@ pub struct FluxSaved {
     conditioning: Conditioning,
     embedders: Vec<MlpSaved>,
     rotation: Rotation,
-    double: Vec<DoubleSaved>,
-    single: Vec<SingleSaved>,
+    /// Inputs are image and text tokens.
+    double: Vec<Kept<(Tensor, Tensor), DoubleSaved>>,
+    single: Vec<Kept<Tensor, SingleSaved>>,
     last: Tensor,
     final_parts: Vec<Tensor>,
     final_normed: Tensor,
@@ -144,6 +148,7 @@ impl Flux {
         let embedder = |name: &str, inputs| MlpEmbedder::new(inputs, d, &weights.pp(name));
         Ok(Self {
             config: config.clone(),
+            checkpointing: Checkpointing::default(),
             img_in: weights.linear("img_in", config.in_channels, d, Bias::With)?,
             txt_in: weights.linear("txt_in", config.context_in_dim, d, Bias::With)?,
             time_in: embedder("time_in", TIME_CHANNELS)?,
@@ -188,23 +193,28 @@ impl Flux {
 
     /// Velocity `[B, N, C]` for the input and the text embedding `[B, L, D_text]`.
     pub fn forward(&self, input: &DenoiserInput, text: &Tensor) -> Result<(Tensor, FluxSaved)> {
+        self.run(input, text, Some(self.checkpointing))
+    }
+
+    /// The forward pass, keeping nothing of its blocks where `keep` is none.
+    fn run(&self, input: &DenoiserInput, text: &Tensor, keep: Option<Checkpointing>) -> Result<(Tensor, FluxSaved)> {
         let (l, n) = (text.dim(1)?, input.latents.dim(1)?);
         let (conditioning, embedders) = self.condition(input)?;
         let rotation = self.rotation(l, n, text.dtype())?;
         let mut image = self.img_in.forward(&input.latents)?;
         let mut words = self.txt_in.forward(text)?;
-        let mut double = Vec::with_capacity(self.double_blocks.len());
-        for block in &self.double_blocks {
+        let mut double = Vec::new();
+        for (i, block) in self.double_blocks.iter().enumerate() {
             let (new_image, new_words, saved) = block.forward(&image, &words, &conditioning, &rotation)?;
+            double.extend(keep.map(|keep| keep.keep(i, (image, words), saved)));
             (image, words) = (new_image, new_words);
-            double.push(saved);
         }
         let mut x = Tensor::cat(&[&words, &image], 1)?;
-        let mut single = Vec::with_capacity(self.single_blocks.len());
-        for block in &self.single_blocks {
+        let mut single = Vec::new();
+        for (i, block) in self.single_blocks.iter().enumerate() {
             let (y, saved) = block.forward(&x, &conditioning, &rotation)?;
+            single.extend(keep.map(|keep| keep.keep(self.double_blocks.len() + i, x, saved)));
             x = y;
-            single.push(saved);
         }
         let last = x.narrow(1, l, n)?.contiguous()?;
         let final_parts = self.final_modulation.forward(&conditioning)?;
@@ -226,31 +236,37 @@ impl Flux {
     }
 
     /// Gradient of the text embedding `[B, L, D_text]` from `d_velocity` `[B, N, C]`; parameter gradients go to `gradients`.
-    pub fn vjp(&self, saved: &FluxSaved, d_velocity: &Tensor, gradients: &mut Gradients) -> Result<Tensor> {
-        let with = (&saved.conditioning, &saved.rotation);
+    /// What the forward pass saved is freed block by block.
+    pub fn vjp(&self, saved: FluxSaved, d_velocity: &Tensor, gradients: &mut Gradients) -> Result<Tensor> {
+        let FluxSaved { latents, text, conditioning, embedders, rotation, double, single, last, final_parts, final_normed } = saved;
+        let with = (&conditioning, &rotation);
         let mut d_vector = ConditioningGradient::default();
-        let d_normed = self.final_linear.vjp(&saved.final_normed, d_velocity, gradients)?;
-        let (d_last, d_shift, d_scale) = modulated_norm_vjp(&saved.last, &saved.final_parts[1], &d_normed)?;
-        self.final_modulation.vjp(&saved.conditioning, &[d_shift, d_scale], gradients, &mut d_vector)?;
+        let d_normed = self.final_linear.vjp(&final_normed, d_velocity, gradients)?;
+        let (d_last, d_shift, d_scale) = modulated_norm_vjp(&last, &final_parts[1], &d_normed)?;
+        self.final_modulation.vjp(&conditioning, &[d_shift, d_scale], gradients, &mut d_vector)?;
 
         let (b, n, d) = d_last.dims3()?;
-        let l = saved.text.dim(1)?;
+        let l = text.dim(1)?;
         let mut dx = Tensor::cat(&[&Tensor::zeros((b, l, d), d_last.dtype(), d_last.device())?, &d_last], 1)?;
-        for (block, saved) in self.single_blocks.iter().zip(&saved.single).rev() {
-            dx = block.vjp(saved, with, &dx, gradients, &mut d_vector)?;
+        drop((final_normed, d_normed, last, d_last));
+        for (block, saved) in self.single_blocks.iter().zip(single).rev() {
+            let again = |x: &Tensor| Ok(block.forward(x, with.0, with.1)?.1);
+            dx = saved.backward(again, |saved| block.vjp(saved, with, &dx, gradients, &mut d_vector))?;
         }
-        let mut d_words = dx.narrow(1, 0, l)?.contiguous()?;
-        let mut d_image = dx.narrow(1, l, n)?.contiguous()?;
-        for (block, saved) in self.double_blocks.iter().zip(&saved.double).rev() {
-            (d_image, d_words) = block.vjp(saved, with, (&d_image, &d_words), gradients, &mut d_vector)?;
+        let (mut d_words, mut d_image) = (dx.narrow(1, 0, l)?.contiguous()?, dx.narrow(1, l, n)?.contiguous()?);
+        drop(dx);
+        for (block, saved) in self.double_blocks.iter().zip(double).rev() {
+            let again = |(image, words): &(Tensor, Tensor)| Ok(block.forward(image, words, with.0, with.1)?.2);
+            let backward = |saved: DoubleSaved| block.vjp(saved, with, (&d_image, &d_words), gradients, &mut d_vector);
+            (d_image, d_words) = saved.backward(again, backward)?;
         }
-        self.img_in.parameter_vjp(&saved.latents, &d_image, gradients)?;
-        if let Some(d_vector) = d_vector.finish(&saved.conditioning)? {
-            for (embedder, saved) in self.embedders().into_iter().zip(&saved.embedders) {
+        self.img_in.parameter_vjp(&latents, &d_image, gradients)?;
+        if let Some(d_vector) = d_vector.finish(&conditioning)? {
+            for (embedder, saved) in self.embedders().into_iter().zip(&embedders) {
                 embedder.vjp(saved, &d_vector, gradients)?;
             }
         }
-        self.txt_in.vjp(&saved.text, &d_words, gradients)
+        self.txt_in.vjp(&text, &d_words, gradients)
     }
 
     /// The embedders in use, in the order in which they are saved.
@@ -261,13 +277,13 @@ impl Flux {
 
 impl Denoiser for Flux {
     fn velocity(&self, input: &DenoiserInput, text: &Tensor) -> Result<Tensor> {
-        Ok(self.forward(input, text)?.0)
+        Ok(self.run(input, text, None)?.0)
     }
 
     fn loss_and_text_gradient(&self, input: &DenoiserInput, text: &Tensor, target: &Tensor) -> Result<(f64, Tensor)> {
         let (velocity, saved) = self.forward(input, text)?;
         let (loss, d_velocity) = mean_squared_error(&velocity, target)?;
-        Ok((loss, self.vjp(&saved, &d_velocity, &mut Gradients::Frozen)?))
+        Ok((loss, self.vjp(saved, &d_velocity, &mut Gradients::Frozen)?))
     }
 }
 

@@ -8,12 +8,12 @@ use super::{FluxConfig, heads_scale};
 use crate::error::Result;
 use crate::models::weights::{Bias, Init, Weights};
 use crate::nn::activation::{add, gelu, gelu_vjp};
-use crate::nn::attention::{AttentionSaved, BiasGradient, attention, attention_vjp};
+use crate::nn::attention::{AttentionGradients, AttentionSaved, BiasGradient, attention, attention_vjp};
 use crate::nn::linear::{Linear, column_sums, linear, linear_input_vjp, linear_input_vjp_sum, linear_sum, linear_weight_vjp};
 use crate::nn::norm::{modulated_norm, modulated_norm_vjp};
 use crate::nn::param::{Gradients, Param, Parameters};
 use crate::nn::residual::{gated_residual, gated_residual_vjp};
-use crate::nn::rope::{Rotation, Stream, qkv_norm_rope, qkv_norm_rope_vjp};
+use crate::nn::rope::{Rotation, Stream, StreamGradients, qkv_norm_rope, qkv_norm_rope_vjp};
 
 /// One single-stream block. `linear1` holds the attention projections and the first feed-forward layer, `linear2` the
 /// output projection and the second; both are used in two parts, without cutting or joining activations.
@@ -96,41 +96,50 @@ impl SingleBlock {
         Ok((y, SingleSaved { x: x.clone(), parts, normed, qkv, q, k, v, attention, mixed, wide, active, out }))
     }
 
-    /// Gradient of the input from `dy` `[B, T, D]`.
+    /// Gradient of the input from `dy` `[B, T, D]`. What was saved is freed as soon as it has been used.
     pub fn vjp(
         &self,
-        saved: &SingleSaved,
+        saved: SingleSaved,
         (conditioning, rotation): (&Conditioning, &Rotation),
         dy: &Tensor,
         gradients: &mut Gradients,
         d_vector: &mut ConditioningGradient,
     ) -> Result<Tensor> {
-        let (d_gate, d_out) = gated_residual_vjp(&saved.parts[2], &saved.out, dy)?;
-        let (from_mixed, from_active) = self.second_parts()?;
-        let d_mixed = linear_input_vjp(&d_out, &from_mixed)?.reshape(saved.q.shape())?;
-        let d_wide = gelu_vjp(&saved.wide, &linear_input_vjp(&d_out, &from_active)?)?;
-        let scale = heads_scale(&saved.q)?;
-        let g = attention_vjp(&saved.attention, (&saved.q, &saved.k, &saved.v), scale, &d_mixed, BiasGradient::Skip)?;
-        let d_stream = qkv_norm_rope_vjp(&[self.stream(&saved.qkv)], rotation, (&g.dq, &g.dk, &g.dv))?.remove(0);
-
+        let SingleSaved { x, parts, normed, qkv, q, k, v, attention, mixed, wide, active, out } = saved;
+        let (d_gate, d_out) = gated_residual_vjp(&parts[2], &out, dy)?;
+        drop(out);
         gradients.add(&self.linear2.weight, || {
-            let parts = [linear_weight_vjp(&saved.mixed, &d_out)?, linear_weight_vjp(&saved.active, &d_out)?];
+            let parts = [linear_weight_vjp(&mixed, &d_out)?, linear_weight_vjp(&active, &d_out)?];
             Ok(Tensor::cat(&parts, 1)?.contiguous()?)
         })?;
+        drop((mixed, active));
+        let (from_mixed, from_active) = self.second_parts()?;
+        let d_wide = gelu_vjp(&wide, &linear_input_vjp(&d_out, &from_active)?)?;
+        drop(wide);
+        let d_mixed = linear_input_vjp(&d_out, &from_mixed)?.reshape(q.shape())?;
+        let AttentionGradients { dq, dk, dv, .. } =
+            attention_vjp(&attention, (&q, &k, &v), heads_scale(&q)?, &d_mixed, BiasGradient::Skip)?;
+        drop((q, k, v, attention, d_mixed));
+        let StreamGradients { dqkv, dquery_scale, dkey_scale } =
+            qkv_norm_rope_vjp(&[self.stream(&qkv)], rotation, (&dq, &dk, &dv))?.remove(0);
+        drop((qkv, dq, dk, dv));
+
         gradients.add(&self.linear1.weight, || {
-            let parts = [linear_weight_vjp(&saved.normed, &d_stream.dqkv)?, linear_weight_vjp(&saved.normed, &d_wide)?];
+            let parts = [linear_weight_vjp(&normed, &dqkv)?, linear_weight_vjp(&normed, &d_wide)?];
             Ok(Tensor::cat(&parts, 0)?)
         })?;
+        drop(normed);
         if let (Some(bias1), Some(bias2)) = (&self.linear1.bias, &self.linear2.bias) {
             gradients.add(bias2, || column_sums(&d_out))?;
-            gradients.add(bias1, || Ok(Tensor::cat(&[column_sums(&d_stream.dqkv)?, column_sums(&d_wide)?], 0)?))?;
+            gradients.add(bias1, || Ok(Tensor::cat(&[column_sums(&dqkv)?, column_sums(&d_wide)?], 0)?))?;
         }
-        gradients.add(&self.query_scale, || Ok(d_stream.dquery_scale.clone()))?;
-        gradients.add(&self.key_scale, || Ok(d_stream.dkey_scale.clone()))?;
+        gradients.add(&self.query_scale, || Ok(dquery_scale))?;
+        gradients.add(&self.key_scale, || Ok(dkey_scale))?;
 
         let [(qkv_weight, _), (wide_weight, _)] = self.first_parts()?;
-        let d_normed = linear_input_vjp_sum(&[(&d_stream.dqkv, &qkv_weight), (&d_wide, &wide_weight)])?;
-        let (dx, d_shift, d_scale) = modulated_norm_vjp(&saved.x, &saved.parts[1], &d_normed)?;
+        let d_normed = linear_input_vjp_sum(&[(&dqkv, &qkv_weight), (&d_wide, &wide_weight)])?;
+        drop((dqkv, d_wide, d_out));
+        let (dx, d_shift, d_scale) = modulated_norm_vjp(&x, &parts[1], &d_normed)?;
         self.modulation.vjp(conditioning, &[d_shift, d_scale, d_gate], gradients, d_vector)?;
         add(dy, &dx)
     }

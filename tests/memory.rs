@@ -1,0 +1,78 @@
+//! What the backward pass of the denoiser needs at most, counted by the allocator.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use candle_core::{DType, Device, Tensor};
+use scaledown::models::checkpointing::Checkpointing;
+use scaledown::models::flux::{Flux, FluxConfig};
+use scaledown::models::weights::Weights;
+use scaledown::models::{Denoiser, DenoiserInput};
+
+/// Counts the bytes in use and their maximum.
+struct Counting;
+
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+#[expect(unsafe_code, reason = "an allocator is an unsafe trait")]
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(now, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const BATCH: usize = 8;
+const IMAGE_TOKENS: usize = 64;
+const TEXT_TOKENS: usize = 32;
+
+/// Bytes above `base` that `f` leaves in use through its result, and its peak.
+fn measure<R>(f: impl FnOnce() -> R) -> (usize, usize) {
+    let base = IN_USE.load(Ordering::Relaxed);
+    PEAK.store(base, Ordering::Relaxed);
+    let result = f();
+    let left = IN_USE.load(Ordering::Relaxed);
+    drop(result);
+    (left - base, PEAK.load(Ordering::Relaxed) - base)
+}
+
+#[test]
+fn with_block_inputs_only_a_step_needs_one_block_and_the_inputs() {
+    let config = FluxConfig { depth: 3, depth_single_blocks: 9, ..FluxConfig::preset("mini").unwrap() };
+    let mut flux = Flux::new(&config, &Weights::initial(1, DType::F32, &Device::Cpu)).unwrap();
+    let input = DenoiserInput {
+        latents: Tensor::ones((BATCH, IMAGE_TOKENS, config.in_channels), DType::F32, &Device::Cpu).unwrap(),
+        time: Tensor::full(0.5f32, BATCH, &Device::Cpu).unwrap(),
+        guidance: Tensor::full(3.5f32, BATCH, &Device::Cpu).unwrap(),
+        pooled: Tensor::ones((BATCH, config.vec_in_dim), DType::F32, &Device::Cpu).unwrap(),
+    };
+    let text = Tensor::ones((BATCH, TEXT_TOKENS, config.context_in_dim), DType::F32, &Device::Cpu).unwrap();
+    let target = input.latents.zeros_like().unwrap();
+
+    let mut of = |policy| {
+        flux.checkpointing = policy;
+        let _ = flux.loss_and_text_gradient(&input, &text, &target).unwrap();
+        let (kept, _) = measure(|| flux.forward(&input, &text).unwrap());
+        let (_, peak) = measure(|| flux.loss_and_text_gradient(&input, &text, &target).unwrap());
+        (kept, peak)
+    };
+    let (all, everything) = of(Checkpointing::Everything);
+    // Keeps the activations of the first block, which is of the larger kind, and the inputs of the others.
+    let (with_first_block, _) = of(Checkpointing::Every(usize::MAX));
+    let (inputs, checkpointed) = of(Checkpointing::BlockInputs);
+    let block_input = BATCH * (IMAGE_TOKENS + TEXT_TOKENS) * config.hidden_size * 4;
+    let block = with_first_block - inputs + block_input;
+    let limit = inputs as f64 + 1.3 * block as f64;
+    assert!(checkpointed as f64 <= limit, "the step needed {checkpointed} bytes, {limit} are allowed; one block holds {block}");
+    assert!(all > 3 * inputs && everything > 3 * checkpointed, "kept {all} or {inputs}, peak {everything} or {checkpointed}");
+}
