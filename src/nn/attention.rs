@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::cpu::gemm::{Into, Matrix, Threads, gemm};
-use super::lanes::{largest, sum_of, sum_of_two};
+use super::lanes::{identity, largest, product, sum_of, sum_of_two};
 use super::real::{Real, numbers, tensor, vectorised};
 use crate::error::{Error, Result};
 use crate::{by_real, numbers};
@@ -78,12 +78,7 @@ fn softmax<T: Real>(row: &mut [T]) {
     for x in row.iter_mut() {
         *x = (*x - largest).exponential();
     }
-    let inverse = T::ONE
-        / sum_of(
-            row,
-            #[inline(always)]
-            |x| x,
-        );
+    let inverse = T::ONE / sum_of(row, identity);
     for x in row.iter_mut() {
         *x *= inverse;
     }
@@ -168,12 +163,7 @@ fn backward_one<T: Real>(s: Sizes, [q, k, v, d_out, p]: [&[T]; 5], scale: T, [dq
 /// dp to ds in place: ds = p ⊙ (dp − Σ dp ⊙ p).
 #[inline(always)]
 fn softmax_vjp<T: Real>(ds: &mut [T], p: &[T]) {
-    let dot = sum_of_two(
-        ds,
-        p,
-        #[inline(always)]
-        |ds, p| ds * p,
-    );
+    let dot = sum_of_two(ds, p, product);
     for (ds, &p) in ds.iter_mut().zip(p) {
         *ds = p * (*ds - dot);
     }

@@ -7,6 +7,30 @@ use super::real::Real;
 /// Partial results: enough for two AVX-512 or four AVX2 registers of f32.
 const LANES: usize = 16;
 
+/// x.
+#[inline(always)]
+pub fn identity<T: Real>(x: T) -> T {
+    x
+}
+
+/// x².
+#[inline(always)]
+pub fn square<T: Real>(x: T) -> T {
+    x * x
+}
+
+/// x y.
+#[inline(always)]
+pub fn product<T: Real>(x: T, y: T) -> T {
+    x * y
+}
+
+/// x y z.
+#[inline(always)]
+pub fn product_of_three<T: Real>(x: T, y: T, z: T) -> T {
+    x * y * z
+}
+
 /// Σ f(aᵢ), in the number type that `f` returns.
 #[inline(always)]
 pub fn sum_of<T: Real, A: Real>(a: &[T], f: impl Fn(T) -> A) -> A {
@@ -104,8 +128,8 @@ mod tests {
         for n in 1..70usize {
             let a: Vec<f32> = (0..n).map(|i| ((i * 37) % 23) as f32 - 11.0).collect();
             let b: Vec<f32> = (0..n).map(|i| ((i * 17) % 13) as f32).collect();
-            assert_eq!(sum_of(&a, |x| x), a.iter().sum::<f32>());
-            assert_eq!(sum_of_two(&a, &b, |x, y| x * y), a.iter().zip(&b).map(|(x, y)| x * y).sum::<f32>());
+            assert_eq!(sum_of(&a, identity), a.iter().sum::<f32>());
+            assert_eq!(sum_of_two(&a, &b, product), a.iter().zip(&b).map(|(x, y)| x * y).sum::<f32>());
             assert_eq!(sum_of_three(&a, &b, &a, |x, y, z| x * y - z), (0..n).map(|i| a[i] * b[i] - a[i]).sum::<f32>());
             assert_eq!(largest(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }

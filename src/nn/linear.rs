@@ -136,7 +136,7 @@ pub fn linear_weight_vjp(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
 }
 
 /// Rows summed by one task: the grouping depends on the shape alone, so the sum does not depend on the thread count.
-const ROWS_PER_SUM: usize = 128;
+pub(super) const ROWS_PER_SUM: usize = 128;
 
 /// Sums over all rows: `[.., n]` to `[n]`.
 pub fn column_sums(x: &Tensor) -> Result<Tensor> {
@@ -153,10 +153,15 @@ pub fn column_sums(x: &Tensor) -> Result<Tensor> {
             });
             x.par_chunks(ROWS_PER_SUM * columns).map(part).collect()
         };
-        let mut sums = vec![T::ZERO; columns];
-        for part in &parts {
-            sums.iter_mut().zip(part).for_each(|(sum, &value)| *sum += value);
-        }
-        tensor(sums, columns)
+        tensor(sum_of_rows(&parts, columns), columns)
     })
+}
+
+/// The sum of rows of `columns` numbers, in their order.
+pub(super) fn sum_of_rows<T: Real>(rows: &[Vec<T>], columns: usize) -> Vec<T> {
+    let mut sums = vec![T::ZERO; columns];
+    for row in rows {
+        sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += value);
+    }
+    sums
 }

@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::lanes::{sum_of, sum_of_three, sum_of_two};
-use super::linear::rows_columns;
+use super::lanes::{identity, product_of_three, square, sum_of, sum_of_three, sum_of_two};
+use super::linear::{ROWS_PER_SUM, rows_columns, sum_of_rows};
 use super::real::{Real, tensor, vectorised};
 use crate::error::Result;
 use crate::{by_real, numbers};
@@ -31,31 +31,27 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
 
 #[inline(always)]
 pub(super) fn inverse_rms<T: Real>(x: &[T], epsilon: f64) -> T {
-    T::ONE
-        / (sum_of(
-            x,
-            #[inline(always)]
-            |x| x * x,
-        ) / T::of(x.len() as f64)
-            + T::of(epsilon))
-        .root()
+    T::ONE / (sum_of(x, square) / T::of(x.len() as f64) + T::of(epsilon)).root()
 }
 
-/// Backward of [`rms_norm`]: `(dx, dweight)` from `dy` `[.., D]`; `dweight` `[D]` is summed in row order.
+/// Backward of [`rms_norm`]: `(dx, dweight)` from `dy` `[.., D]`; `dweight` `[D]` is summed in an order that the shape fixes.
 pub fn rms_norm_vjp(x: &Tensor, weight: &Tensor, epsilon: f64, dy: &Tensor) -> Result<(Tensor, Tensor)> {
     by_real!(x, T => {
         let (_, d) = rows_columns(x)?;
         let mut dx = vec![T::ZERO; x.elem_count()];
-        let mut dw = vec![T::ZERO; d];
-        {
+        let parts: Vec<Vec<T>> = {
             numbers!(T: x, w = weight, dy);
-            vectorised(#[inline(always)] || {
+            let rows = ROWS_PER_SUM * d.max(1);
+            let part = |(dx, (x, dy)): (&mut [T], (&[T], &[T]))| vectorised(#[inline(always)] || {
+                let mut dw = vec![T::ZERO; d];
                 for ((dx, x), dy) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
                     rms_norm_vjp_row(x, w, epsilon, dy, dx, &mut dw);
                 }
+                dw
             });
-        }
-        Ok((tensor(dx, x.shape())?, tensor(dw, d)?))
+            dx.par_chunks_mut(rows).zip(x.par_chunks(rows).zip(dy.par_chunks(rows))).map(part).collect()
+        };
+        Ok((tensor(dx, x.shape())?, tensor(sum_of_rows(&parts, d), d)?))
     })
 }
 
@@ -65,13 +61,7 @@ pub(super) fn rms_norm_vjp_row<T: Real>(x: &[T], w: &[T], epsilon: f64, dy: &[T]
     let n = x.len();
     let (w, dy, dx, dw) = (&w[..n], &dy[..n], &mut dx[..n], &mut dw[..n]);
     let inverse = inverse_rms(x, epsilon);
-    let dot = sum_of_three(
-        dy,
-        w,
-        x,
-        #[inline(always)]
-        |dy, w, x| dy * w * x,
-    );
+    let dot = sum_of_three(dy, w, x, product_of_three);
     let shrink = dot * inverse * inverse * inverse / T::of(n as f64);
     for i in 0..n {
         dw[i] += dy[i] * x[i] * inverse;
@@ -107,11 +97,7 @@ pub fn modulated_norm(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tens
 #[inline(always)]
 fn moments<T: Real>(x: &[T]) -> (T, T) {
     let n = T::of(x.len() as f64);
-    let mean = sum_of(
-        x,
-        #[inline(always)]
-        |x| x,
-    ) / n;
+    let mean = sum_of(x, identity) / n;
     let squares = sum_of(
         x,
         #[inline(always)]

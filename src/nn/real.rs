@@ -5,6 +5,7 @@
 
 use std::marker::PhantomData;
 use std::ops::{Add, AddAssign, Deref, Div, Mul, MulAssign, Neg, Range, Sub, SubAssign};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{CpuStorage, Shape, Storage, Tensor, WithDType};
 
@@ -109,10 +110,20 @@ impl Real for f64 {
     }
 }
 
+/// Whether kernels run as compiled for the baseline of the target.
+static BASELINE: AtomicBool = AtomicBool::new(false);
+
+/// Makes every kernel of this process run as compiled for the target's baseline (SSE2 on x86-64), or for the machine's best
+/// instruction set again. The numbers are the same to the bit: the order of every sum is in the source, and products and
+/// sums are never contracted.
+pub fn use_baseline(baseline: bool) {
+    BASELINE.store(baseline, Ordering::Relaxed);
+}
+
 /// Runs a kernel compiled for the best instruction set of this machine (AVX-512, AVX2 + FMA, or the baseline).
 #[inline]
 pub fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(kernel)
+    if BASELINE.load(Ordering::Relaxed) { kernel() } else { pulp::Arch::new().dispatch(kernel) }
 }
 
 /// The numbers of a contiguous CPU tensor, as a slice; `G` keeps its storage borrowed.
