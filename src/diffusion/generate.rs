@@ -18,6 +18,7 @@ use crate::mini;
 use crate::models::card::{REAL, STUDENT_WEIGHTS, StudentCard, TEACHER};
 use crate::models::teacher::{PromptReader, TeacherConfig};
 use crate::models::{TextEncoder, autoencoder::Autoencoder, flux::Flux};
+use crate::nn::finite::check_finite;
 use crate::run::context::RunContext;
 use crate::run::progress::Progress;
 use crate::run::results::SampleRow;
@@ -277,7 +278,7 @@ impl Painter {
             means.push(self.encoder.encode(&self.prompts.read(&texts)?.0)?.mean(1)?);
         }
         let text = Tensor::cat(&means, 0)?;
-        sampler::check_finite(&text, "text", || self.label.clone())?;
+        check_finite(&text, "text", || self.label.clone())?;
         let ids: Vec<i64> = prompts.iter().map(|row| row.prompt_id.cast_signed()).collect();
         let bytes = safetensors::serialize(
             &BTreeMap::from([("text", text.contiguous()?), ("prompt_id", Tensor::from_vec(ids, prompts.len(), &Device::Cpu)?)]),

@@ -3,10 +3,11 @@
 //!
 //! B batch, L text tokens, N patches, C packed channels, D text width, P pooled width.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::{Denoiser, DenoiserInput};
+use crate::nn::finite::check_finite;
 
 /// What stays the same over one trajectory of B images.
 #[derive(Debug, Clone)]
@@ -45,16 +46,11 @@ pub fn euler_step(latents: &Tensor, velocity: &Tensor, t: f64, t_next: f64) -> R
     Ok((latents + (velocity * (t_next - t))?)?)
 }
 
-/// Fails with the tensor's name where a value is not finite.
-pub fn check_finite(tensor: &Tensor, name: &str, context: impl FnOnce() -> String) -> Result<()> {
-    let sum = tensor.to_dtype(DType::F64)?.abs()?.sum_all()?.to_scalar::<f64>()?;
-    if sum.is_finite() { Ok(()) } else { Err(Error::NonFinite { name: name.into(), context: context() }) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::diffusion::schedule::{Shift, flow_times};
+    use crate::error::Error;
     use candle_core::Device;
 
     /// v = a · x + mean(text) + guidance · t: every image sees its own row only.

@@ -19,6 +19,7 @@ pub mod weights;
 use candle_core::Tensor;
 
 use crate::error::Result;
+use crate::nn::finite::check_finite;
 
 /// Turns token ids into per-token embeddings for the denoiser.
 pub trait TextEncoder {
@@ -37,6 +38,15 @@ pub struct DenoiserInput {
     pub guidance: Tensor,
     /// Pooled text embedding (CLIP): `[B, P]`.
     pub pooled: Tensor,
+}
+
+impl DenoiserInput {
+    /// Fails with the name of the first tensor, `text` `[B, L, D]` included, that holds a number which is not finite.
+    pub fn check(&self, text: &Tensor) -> Result<()> {
+        let all =
+            [("latents", &self.latents), ("text", text), ("time", &self.time), ("guidance", &self.guidance), ("pooled", &self.pooled)];
+        all.into_iter().try_for_each(|(name, tensor)| check_finite(tensor, name, || "as the denoiser's input".into()))
+    }
 }
 
 /// A frozen diffusion transformer.

@@ -8,6 +8,7 @@ pub mod average;
 pub mod cpu;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod finite;
 pub mod lanes;
 pub mod linear;
 pub mod norm;

@@ -198,6 +198,7 @@ impl Flux {
 
     /// The forward pass, keeping nothing of its blocks where `keep` is none.
     fn run(&self, input: &DenoiserInput, text: &Tensor, keep: Option<Checkpointing>) -> Result<(Tensor, FluxSaved)> {
+        input.check(text)?;
         let (l, n) = (text.dim(1)?, input.latents.dim(1)?);
         let (conditioning, embedders) = self.condition(input)?;
         let rotation = self.rotation(l, n, text.dtype())?;
@@ -313,6 +314,28 @@ impl Parameters for Flux {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_that_is_not_finite_is_reported_with_its_tensor() {
+        let config = FluxConfig::preset("smoke").unwrap();
+        let flux = Flux::new(&config, &Weights::initial(1, DType::F32, &Device::Cpu)).unwrap();
+        let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+        let tensors = [
+            ones(&[1, 4, config.in_channels]),
+            ones(&[1, 3, config.context_in_dim]),
+            ones(&[1]),
+            ones(&[1]),
+            ones(&[1, config.vec_in_dim]),
+        ];
+        for (i, expected) in ["latents", "text", "time", "guidance", "pooled"].into_iter().enumerate() {
+            let mut broken = tensors.clone();
+            broken[i] = (&broken[i] * f64::NAN).unwrap();
+            let [latents, text, time, guidance, pooled] = broken;
+            let input = DenoiserInput { latents, time, guidance, pooled };
+            let error = flux.velocity(&input, &text).unwrap_err();
+            assert!(matches!(&error, Error::NonFinite { name, .. } if name == expected), "{error}");
+        }
+    }
 
     #[test]
     fn a_fresh_network_depends_on_its_text() {
