@@ -57,6 +57,19 @@ impl Experiment {
         }
         Ok(())
     }
+
+    /// Samples every validation split there is where the pipeline does not say which.
+    fn choose_datasets(&mut self) -> Result<()> {
+        let built = self.data.validation_sets();
+        if let Some(set) = self.generate.datasets.iter().find(|set| !built.contains(&set.as_str())) {
+            let message = format!("[generate] datasets names `{set}`, of which [data] builds no validation split");
+            return Err(Error::config(message, suggestion("data set with a validation split", set, &built)));
+        }
+        if self.generate.datasets.is_empty() {
+            self.generate.datasets = built.into_iter().map(str::to_owned).collect();
+        }
+        Ok(())
+    }
 }
 
 /// An experiment with the folders it works in.
@@ -76,8 +89,9 @@ impl Pipeline {
     /// An unknown name lists the names there are; a misspelt key is answered with file, line and the nearest key.
     pub fn load(root: &Path, name: &str) -> Result<Self> {
         let file = find(root, name)?;
-        let experiment = read(&file)?;
+        let mut experiment = read(&file)?;
         experiment.check()?;
+        experiment.choose_datasets()?;
         let folder = file.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
         let context = RunContext::below(root, &name_of(&file), folder, experiment.seed);
         Ok(Self { experiment, context, root: root.to_owned(), file })
@@ -190,6 +204,24 @@ mod tests {
     /// The pipelines that come with the program.
     const COMMITTED: [(&str, &str); 2] =
         [("mini", include_str!("../pipelines/mini/pipeline.toml")), ("smoke", include_str!("../pipelines/smoke.toml"))];
+
+    #[test]
+    fn a_pipeline_samples_the_validation_splits_it_builds() {
+        let smoke = COMMITTED[1].1;
+        let read = |extra: &str| -> Result<Experiment> {
+            let mut experiment = parse(&smoke.replace("[generate]", &format!("[generate]\n{extra}")), Path::new("smoke"))?;
+            experiment.data = toml::from_str(
+                "[[file]]\ndataset = \"compbench\"\npath = \"x.txt\"\nlicence = \"MIT\"\ncategory = \"color\"\nsplit = \"val\"",
+            )
+            .map_err(|error| Error::Invalid(error.to_string()))?;
+            experiment.choose_datasets()?;
+            Ok(experiment)
+        };
+        assert_eq!(read("").unwrap().generate.datasets, ["compbench"]);
+        assert_eq!(read("datasets = [\"compbench\"]").unwrap().generate.datasets, ["compbench"]);
+        let error = read("datasets = [\"laion\"]").unwrap_err();
+        assert!(error.to_string().contains("`laion`"), "{error}");
+    }
 
     #[test]
     fn the_committed_pipelines_can_be_read() {

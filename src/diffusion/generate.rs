@@ -28,7 +28,7 @@ use crate::run::{files, interrupt, rng};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Prompt sets whose `val` split is sampled.
+    /// Prompt sets whose `val` split is sampled; in a pipeline, all that have one where none is named.
     pub datasets: Vec<String>,
     /// Prompts taken from each category of each set; all where absent.
     pub prompts_per_category: Option<usize>,
@@ -44,8 +44,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            // The three prompt sets of the paper.
-            datasets: ["laion", "compbench", "commontext"].map(String::from).to_vec(),
+            datasets: Vec::new(),
             // Whole validation splits, as in the paper's tables.
             prompts_per_category: None,
             // One image per prompt; T2I-CompBench's protocol draws ten.

@@ -94,8 +94,18 @@ impl Config {
 
     /// The tables that a complete build writes.
     pub fn tables(&self, context: &RunContext) -> Vec<PathBuf> {
+        self.sets_and_splits().into_iter().map(|(set, split)| context.prompts(set, split)).collect()
+    }
+
+    /// The sets that get a validation table, in the paper's order.
+    pub fn validation_sets(&self) -> Vec<&'static str> {
+        let all = self.sets_and_splits();
+        DATASETS.into_iter().filter(|set| all.contains(&(*set, VAL))).collect()
+    }
+
+    fn sets_and_splits(&self) -> BTreeSet<(&str, &'static str)> {
         let both = |set| [(set, TRAIN), (set, VAL)];
-        let mut tables: BTreeSet<(&str, &str)> = self.mini.iter().flat_map(|_| DATASETS).flat_map(both).collect();
+        let mut tables: BTreeSet<(&str, &'static str)> = self.mini.iter().flat_map(|_| DATASETS).flat_map(both).collect();
         for file in &self.file {
             let set = file.dataset.as_str();
             match file.split {
@@ -105,7 +115,7 @@ impl Config {
                 FileSplit::Draw => tables.extend(both(set)),
             }
         }
-        tables.into_iter().map(|(set, split)| context.prompts(set, split)).collect()
+        tables
     }
 }
 
