@@ -4,7 +4,6 @@
 //!
 //! Flux gives text tokens no positions, so only the embeddings tell "a red car and a blue house" from "a blue car and a
 //! red house". Two things make them do so: position biases that start wide, and embeddings that predict their neighbours.
-//! The share of colours read back from their nouns says whether it worked; an encoder that is a bag of words gets half.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,8 +16,6 @@ use super::neighbours::{NeighbourHead, Neighbours};
 use super::trainer::{Task, train, warmup_cosine};
 use crate::error::{Error, Result};
 use crate::mini::corpus::corpus_sentence;
-use crate::mini::grammar::sample_two_objects;
-use crate::mini::scene::Split;
 use crate::mini::tokenizer_training::SENTINELS;
 use crate::models::t5::{T5Config, T5Encoder};
 use crate::models::tokenizer::Tokenizer;
@@ -79,9 +76,6 @@ pub struct Outputs {
     pub n_tokens: usize,
     /// Share of neighbours predicted exactly, hidden ones included.
     pub neighbour_accuracy: f64,
-    /// Share of nouns whose colour is predicted from their embedding, in unseen captions of two objects in two colours.
-    pub colour_accuracy: f64,
-    pub n_nouns: usize,
 }
 
 /// Weight of a visible token in the loss: enough to keep every token's identity in its embedding.
@@ -211,12 +205,11 @@ impl TextTask {
         })
     }
 
-    /// What the network is worth on unseen sentences: hidden tokens, neighbours, colours of nouns.
+    /// What the network is worth on unseen sentences: hidden tokens and neighbours.
     fn measure(&self, weights: PathBuf) -> Result<Outputs> {
-        let (mut hidden, mut beside, mut colours) = (Share::default(), Share::default(), Share::default());
+        let (mut hidden, mut beside) = (Share::default(), Share::default());
         for i in 0..MEASURED_BATCHES {
-            let first = (i * self.config.batch) as u64;
-            let batch = self.batch("text validation", first)?;
+            let batch = self.batch("text validation", (i * self.config.batch) as u64)?;
             let (states, _) = self.network.encoder.forward(&batch.seen)?;
             let predicted = self.network.head.forward(&states)?.flatten_to(1)?.argmax(1)?.to_vec1::<u32>()?;
             for ((predicted, target), _) in predicted.iter().zip(&batch.targets).zip(&batch.hidden).filter(|(_, hidden)| **hidden) {
@@ -227,36 +220,8 @@ impl TextTask {
             for ((predicted, target), _) in head.predict(&states)?.iter().zip(tokens).zip(weights).filter(|(_, weight)| **weight > 0.0) {
                 beside.count(predicted == target);
             }
-            self.count_colours(head, first, &mut colours)?;
         }
-        Ok(Outputs {
-            weights,
-            accuracy: hidden.value(),
-            n_tokens: hidden.n,
-            neighbour_accuracy: beside.value(),
-            colour_accuracy: colours.value(),
-            n_nouns: colours.n,
-        })
-    }
-
-    fn count_colours(&self, head: &NeighbourHead, first: u64, colours: &mut Share) -> Result<()> {
-        let key = |i: usize| rng::Key { seed: self.seed, purpose: "colour validation", item: first + i as u64, draw: 0 };
-        let (captions, scenes): (Vec<_>, Vec<_>) = (0..self.config.batch).map(|i| sample_two_objects(Split::Val, key(i))).unzip();
-        let ids = self.tokenizer.encode(&captions, self.config.token_length)?;
-        let predicted = head.predict(&self.network.encoder.forward(&ids)?.0)?;
-        for (i, (row, scene)) in ids.to_vec2::<u32>()?.iter().zip(scenes).enumerate() {
-            if scene.objects[0].colour == scene.objects[1].colour {
-                continue;
-            }
-            for object in &scene.objects {
-                // The token before a noun's is its colour: nearest earlier neighbour, first slot.
-                let noun = self.tokenizer.ids(object.noun.name())?[0];
-                if let Some(at) = row.iter().position(|&id| id == noun).filter(|&at| at > 0) {
-                    colours.count(predicted[(i * row.len() + at) * 2 * head.reach] == row[at - 1]);
-                }
-            }
-        }
-        Ok(())
+        Ok(Outputs { weights, accuracy: hidden.value(), n_tokens: hidden.n, neighbour_accuracy: beside.value() })
     }
 }
 
