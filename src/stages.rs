@@ -59,7 +59,7 @@ impl Pipeline {
         let folder = context.student(name);
         let files = [STUDENT_WEIGHTS, STUDENT_CARD, distill::log::TRAIN_LOG, distill::log::EVENTS];
         let outputs = files.map(|file| folder.join(file)).to_vec();
-        let settings = json!({"student": config, "teacher": experiment.teacher});
+        let settings = json!({"student": config, "teacher": experiment.teacher.essence()});
         let stage = self.stage(&format!("distill {name}"), folder, &settings, inputs, outputs)?;
         Ok(Step { stage, body: Box::new(move || distill::run(config, &experiment.teacher, context).map(drop)) })
     }
@@ -84,7 +84,7 @@ impl Pipeline {
         let folder = context.samples(&encoder);
         let mut outputs = vec![folder.join("samples.parquet"), folder.join("images")];
         outputs.extend((encoder != REAL).then(|| folder.join("embeddings.safetensors")));
-        let settings = json!({"generate": config, "teacher": experiment.teacher});
+        let settings = json!({"generate": config, "teacher": experiment.teacher.essence()});
         let stage = self.stage(&format!("generate {encoder}"), folder, &settings, inputs, outputs)?;
         let body = move || diffusion::generate::run(config, &experiment.teacher, &encoder, context).map(drop);
         Ok(Step { stage, body: Box::new(body) })
@@ -101,7 +101,7 @@ impl Pipeline {
         inputs.extend(judges.map(|path| Input::new(path, "a judge's weights", BOOTSTRAP_HINT)));
         let folder = context.evaluation();
         let outputs = ["scores.parquet", "summary.parquet", "skipped.json"].map(|file| folder.join(file)).to_vec();
-        let settings = json!({"evaluate": config, "teacher": experiment.teacher});
+        let settings = json!({"evaluate": config, "teacher": experiment.teacher.essence()});
         let mut stage = self.stage("evaluate", folder.clone(), &settings, inputs, outputs)?;
         // Absent where no embeddings can be mapped.
         stage.optional_outputs.push(folder.join("tsne.parquet"));

@@ -55,7 +55,7 @@ fn sources() -> Vec<(PathBuf, String)> {
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(".");
     let mut found = Vec::new();
     collect(&root.join("src"), &mut found);
     found.sort();

@@ -34,7 +34,7 @@ fn sixteen_of_fifty_two_votes_are_not_a_tie() {
 
 /// The committed pipeline.
 fn pipeline() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/mini")
+    PathBuf::from("pipelines/mini")
 }
 
 fn teacher() -> TeacherConfig {

@@ -70,7 +70,7 @@ fn the_recogniser_takes_widths_that_are_no_multiple_of_its_stride() {
 }
 
 fn committed(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/mini").join(name)
+    Path::new("pipelines/mini").join(name)
 }
 
 #[test]

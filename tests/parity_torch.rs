@@ -9,9 +9,9 @@ use scaledown::models::weights::{Weights, read_safetensors};
 use scaledown::models::{Denoiser, DenoiserInput};
 
 fn fixture() -> (PathBuf, BTreeMap<String, Tensor>) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flux_twin.safetensors");
-    let tensors = read_safetensors(&path, &Device::Cpu).unwrap();
-    (path, tensors)
+    let path = Path::new("tests/fixtures/flux_twin.safetensors");
+    let tensors = read_safetensors(path, &Device::Cpu).unwrap();
+    (path.to_owned(), tensors)
 }
 
 fn norm(tensor: &Tensor) -> f64 {

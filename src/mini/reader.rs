@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn the_committed_reader_sees_fresh_renders_and_answers_for_them() {
-        let reader = Reader::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/mini/reader.safetensors")).unwrap();
+        let reader = Reader::load(Path::new("pipelines/mini/reader.safetensors")).unwrap();
         let ceilings = reader.ceilings(120, 11).unwrap();
         let Ceilings { object, colour, count, relation, background, .. } = ceilings;
         assert!([object, colour, count, relation, background].iter().all(|&share| share > 0.95), "{ceilings:?}");

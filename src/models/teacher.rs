@@ -138,12 +138,15 @@ impl TeacherConfig {
         tokenizers.chain(parts.into_iter().filter_map(|part| part.weights.path(folder))).collect()
     }
 
+    /// The configuration as far as results depend on it: not on what is kept for the backward pass.
+    pub fn essence(&self) -> Self {
+        Self { checkpointing: Checkpointing::default(), ..self.clone() }
+    }
+
     /// SHA-256 over the configuration and the content of every file of the frozen set.
     pub fn fingerprint(&self, folder: &Path) -> Result<String> {
-        // No result depends on what is kept for the backward pass.
-        let essence = Self { checkpointing: Checkpointing::default(), ..self.clone() };
         let mut text =
-            serde_json::to_string(&essence).map_err(|error| Error::Invalid(format!("cannot write the teacher as JSON: {error}")))?;
+            serde_json::to_string(&self.essence()).map_err(|error| Error::Invalid(format!("cannot write the teacher as JSON: {error}")))?;
         for file in self.files(folder) {
             text.push_str(&files::sha256_file(&file)?);
         }
