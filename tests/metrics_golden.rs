@@ -1,7 +1,7 @@
 //! Metrics against published or hand-computed values through the public interface, and the evaluate stage on rendered
 //! ground truth.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use scaledown::metrics::evaluate::{self, Config, Group};
 use scaledown::metrics::{frechet, stats};
