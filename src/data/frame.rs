@@ -58,14 +58,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn raw(dataset: &str, split: &str, prompt: &str) -> RawPrompt {
-        RawPrompt {
-            dataset: dataset.into(),
-            category: "all".into(),
-            split: Some(split.into()),
-            prompt: prompt.into(),
-            target_text: None,
-            scene: None,
-        }
+        RawPrompt::example(dataset, split, prompt)
     }
 
     #[test]

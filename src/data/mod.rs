@@ -7,3 +7,4 @@ pub mod leak;
 pub mod schema;
 pub mod sources;
 pub mod split;
+pub mod structure;

@@ -32,8 +32,7 @@ mod tests {
             category: if i.is_multiple_of(2) { "even" } else { "odd" }.into(),
             split: None,
             prompt: format!("prompt {i}"),
-            target_text: None,
-            scene: None,
+            ..RawPrompt::default()
         };
         order.map(raw).collect()
     }

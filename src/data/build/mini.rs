@@ -98,6 +98,7 @@ impl Grammar {
                     prompt,
                     target_text: scene.sign_word,
                     scene: Some(json),
+                    ..RawPrompt::default()
                 });
             }
         }

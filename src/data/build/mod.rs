@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::leak::{self, LeakPolicy};
-use crate::data::schema::{DATASETS, PromptRow, TRAIN, VAL};
+use crate::data::schema::{DATASETS, PAPER_DATASETS, PromptRow, SPLITS, TRAIN, VAL};
 use crate::data::sources::text_file::{FileConfig, FileSplit, TextFile};
 use crate::data::sources::{PromptSource, RawPrompt};
 use crate::data::{clean, frame, split};
@@ -105,7 +105,7 @@ impl Config {
 
     fn sets_and_splits(&self) -> BTreeSet<(&str, &'static str)> {
         let both = |set| [(set, TRAIN), (set, VAL)];
-        let mut tables: BTreeSet<(&str, &'static str)> = self.mini.iter().flat_map(|_| DATASETS).flat_map(both).collect();
+        let mut tables: BTreeSet<(&str, &'static str)> = self.mini.iter().flat_map(|_| PAPER_DATASETS).flat_map(both).collect();
         for file in &self.file {
             let set = file.dataset.as_str();
             match file.split {
@@ -134,8 +134,16 @@ pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
             missing.extend(absent.iter().map(|path| path.display().to_string()));
             continue;
         }
-        let prompts = source.read()?;
-        summary.sources.push(card::SourceSummary { name: source.name(), licence: source.licence(), prompts: prompts.len() });
+        let mut prompts = source.read()?;
+        let (name, licence) = (source.name(), source.licence());
+        for prompt in &mut prompts {
+            for (field, value) in [(&mut prompt.source, &name), (&mut prompt.licence, &licence)] {
+                if field.is_empty() {
+                    field.clone_from(value);
+                }
+            }
+        }
+        summary.sources.push(card::SourceSummary { name, licence, prompts: prompts.len() });
         raw.extend(prompts);
         interrupt::check()?;
     }
@@ -170,11 +178,8 @@ pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
 fn write_tables(prompts: &[RawPrompt], context: &RunContext) -> Result<Vec<PathBuf>> {
     let mut tables = Vec::new();
     for dataset in DATASETS {
-        for split in ["train", "val"] {
-            let here = prompts.iter().filter(|p| p.dataset == dataset && p.split.as_deref() == Some(split));
-            let rows: Vec<PromptRow> = here
-                .map(|p| PromptRow::new(dataset, &p.category, split, p.prompt.clone(), p.target_text.clone(), p.scene.clone()))
-                .collect();
+        for split in SPLITS {
+            let rows = PromptRow::from_raw(prompts.iter().filter(|p| p.dataset == dataset && p.split.as_deref() == Some(split)));
             if !rows.is_empty() {
                 let path = context.prompts(dataset, split);
                 PromptRow::write(&path, &rows)?;
@@ -229,7 +234,7 @@ mod tests {
             train.extend(rows.into_iter().map(|row| row.prompt_id));
             assert_eq!(read(&context, dataset, "val").len(), val, "{dataset}");
         }
-        for dataset in DATASETS {
+        for dataset in PAPER_DATASETS {
             assert!(read(&context, dataset, "val").iter().all(|row| !train.contains(&row.prompt_id)));
         }
         let audit = &outputs.summary.leaks;
