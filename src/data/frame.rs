@@ -63,8 +63,7 @@ pub(crate) mod tests {
             category: "all".into(),
             split: Some(split.into()),
             prompt: prompt.into(),
-            target_text: None,
-            scene: None,
+            ..RawPrompt::default()
         }
     }
 

@@ -30,10 +30,8 @@ mod tests {
         let raw = |i: usize| RawPrompt {
             dataset: "laion".into(),
             category: if i.is_multiple_of(2) { "even" } else { "odd" }.into(),
-            split: None,
             prompt: format!("prompt {i}"),
-            target_text: None,
-            scene: None,
+            ..RawPrompt::default()
         };
         order.map(raw).collect()
     }

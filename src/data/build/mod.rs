@@ -134,9 +134,9 @@ pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
             missing.extend(absent.iter().map(|path| path.display().to_string()));
             continue;
         }
-        let prompts = source.read()?;
-        summary.sources.push(card::SourceSummary { name: source.name(), licence: source.licence(), prompts: prompts.len() });
-        raw.extend(prompts);
+        let reading = source.read()?;
+        summary.sources.push(card::SourceSummary::new(source.as_ref(), &reading));
+        raw.extend(reading.prompts);
         interrupt::check()?;
     }
     if raw.is_empty() {

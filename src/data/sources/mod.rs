@@ -1,13 +1,16 @@
-//! Where prompts come from. A source reads everything it has; cleaning, splitting and auditing come after.
+//! Where prompts come from. A source reads everything it has; splitting and auditing come after.
 
 pub mod text_file;
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
+use crate::data::flags::Flags;
 use crate::error::Result;
 
 /// A prompt as its source gives it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RawPrompt {
     pub dataset: String,
     pub category: String,
@@ -18,6 +21,34 @@ pub struct RawPrompt {
     pub target_text: Option<String>,
     /// Ground truth as JSON (`mini::scene::Scene`), if any.
     pub scene: Option<String>,
+    /// Tokens under the T5 tokenizer with its end mark, where one was at hand.
+    pub t5_tokens: Option<u32>,
+    /// Tokens under the CLIP tokenizer with its two marks, where one was at hand.
+    pub clip_tokens: Option<u32>,
+    pub flags: Flags,
+}
+
+/// What a source gave, and what it left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reading {
+    pub prompts: Vec<RawPrompt>,
+    /// The source's own filters in their order; empty where it gives all it has.
+    pub removed: Vec<Removed>,
+}
+
+/// Rows that one filter left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// The filter in words, for the data card.
+    pub filter: String,
+    pub rows: u64,
+}
+
+impl From<Vec<RawPrompt>> for Reading {
+    /// A reading that left nothing out.
+    fn from(prompts: Vec<RawPrompt>) -> Self {
+        Self { prompts, removed: Vec::new() }
+    }
 }
 
 /// A set of prompts.
@@ -29,5 +60,5 @@ pub trait PromptSource {
     /// Files it reads; a missing one makes the build partial.
     fn files(&self) -> Vec<PathBuf>;
     /// All its prompts.
-    fn read(&self) -> Result<Vec<RawPrompt>>;
+    fn read(&self) -> Result<Reading>;
 }
