@@ -71,18 +71,11 @@ impl Flags {
         Flag::ALL.into_iter().filter(move |&flag| self.has(flag))
     }
 
-    /// The names joined by commas, as the column `flags` holds them; empty for no flag.
-    pub fn to_text(self) -> String {
-        self.iter().map(Flag::name).collect::<Vec<_>>().join(",")
-    }
-
-    /// The set that [`Flags::to_text`] wrote; `None` where a name is unknown.
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut flags = Self::NONE;
-        for name in text.split(',').filter(|name| !name.is_empty()) {
-            flags = flags.with(Flag::ALL.into_iter().find(|flag| flag.name() == name)?, true);
-        }
-        Some(flags)
+    /// The names, sorted, as the column `flags` holds them.
+    pub fn names(self) -> Vec<String> {
+        let mut names: Vec<String> = self.iter().map(|flag| flag.name().to_owned()).collect();
+        names.sort_unstable();
+        names
     }
 }
 
@@ -97,13 +90,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_set_survives_being_written() {
+    fn every_set_is_that_of_its_flags() {
         for bits in 0..1u8 << Flag::ALL.len() {
             let flags = Flags(bits);
-            assert_eq!(Flags::parse(&flags.to_text()), Some(flags));
             assert_eq!(flags.iter().collect::<Flags>(), flags);
+            assert_eq!(flags.is_empty(), flags.names().is_empty());
         }
-        assert_eq!(Flags::parse("unsafe,blue"), None);
-        assert_eq!(Flags::NONE.with(Flag::Watermark, true).with(Flag::Unsafe, true).to_text(), "unsafe,watermark");
+        assert_eq!(Flags::NONE.with(Flag::Watermark, true).with(Flag::NotEnglish, true).names(), ["not-english", "watermark"]);
+        assert_eq!(Flags::NONE.with(Flag::Unsafe, false), Flags::NONE);
     }
 }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::flags::Flags;
 use crate::error::Result;
 
 /// A prompt as its source gives it.
@@ -21,11 +20,12 @@ pub struct RawPrompt {
     pub target_text: Option<String>,
     /// Ground truth as JSON (`mini::scene::Scene`), if any.
     pub scene: Option<String>,
-    /// Tokens under the T5 tokenizer with its end mark, where one was at hand.
-    pub t5_tokens: Option<u32>,
-    /// Tokens under the CLIP tokenizer with its two marks, where one was at hand.
-    pub clip_tokens: Option<u32>,
-    pub flags: Flags,
+    /// Length in tokens of the T5 tokenizer with the end mark, if known.
+    pub t5_tokens: Option<u64>,
+    /// Length in tokens of the CLIP tokenizer with both marks, if known.
+    pub clip_tokens: Option<u64>,
+    /// What cleaning noticed, sorted ([`crate::data::flags::Flags::names`]).
+    pub flags: Vec<String>,
 }
 
 /// What a source gave, and what it left out.
