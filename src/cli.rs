@@ -48,7 +48,11 @@ struct Common {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Build the prompt tables with their data card and leak audit.
-    BuildData,
+    BuildData {
+        /// The folder with the published prompt sets, in place of `datasets/sources`.
+        #[arg(long, value_name = "DIR")]
+        from: Option<PathBuf>,
+    },
     /// Train the students against the frozen teacher; goes on where an earlier run stopped.
     Distill {
         /// A student of the pipeline, or `all`.
@@ -90,10 +94,13 @@ pub fn run(cli: Cli) -> Result<()> {
         print!("{}", doctor::report(common.root()));
         return Ok(());
     }
-    let pipeline = common.load()?;
+    let mut pipeline = common.load()?;
+    if let Command::BuildData { from: Some(from) } = &cli.command {
+        pipeline.context.sources = from.clone();
+    }
     let chosen = |name: &str, all: Vec<String>| if name == ALL { all } else { vec![name.to_owned()] };
     let steps: Vec<Step> = match &cli.command {
-        Command::BuildData => vec![pipeline.build_data()?],
+        Command::BuildData { .. } => vec![pipeline.build_data()?],
         Command::Distill { student } => {
             chosen(student, pipeline.students()).iter().map(|name| pipeline.distill(name)).collect::<Result<_>>()?
         }

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod clean;
+pub mod flags;
 pub mod frame;
 pub mod leak;
 pub mod schema;

@@ -30,7 +30,6 @@ mod tests {
         let raw = |i: usize| RawPrompt {
             dataset: "laion".into(),
             category: if i.is_multiple_of(2) { "even" } else { "odd" }.into(),
-            split: None,
             prompt: format!("prompt {i}"),
             ..RawPrompt::default()
         };

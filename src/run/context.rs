@@ -11,6 +11,8 @@ pub struct RunContext {
     pub pipeline: PathBuf,
     /// Committed inputs: word lists, published numbers (`datasets/`).
     pub datasets: PathBuf,
+    /// Published prompt sets that the user fetched or has (`datasets/sources`, or the folder given by `--from`).
+    pub sources: PathBuf,
     /// Output of `build-data` (`datasets/built/<name>`).
     pub built: PathBuf,
     /// Output of `distill`, `generate` and `evaluate` (`runs/<name>`).
@@ -29,6 +31,7 @@ impl RunContext {
             name: name.to_owned(),
             pipeline,
             datasets: root.join("datasets"),
+            sources: root.join("datasets/sources"),
             built: root.join("datasets/built").join(name),
             runs: root.join("runs").join(name),
             reports: root.join("reports").join(name),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::mini::Combinations;
 use crate::data::frame;
 use crate::data::leak::{LeakAudit, LeakPolicy};
-use crate::data::sources::RawPrompt;
+use crate::data::sources::{PromptSource, RawPrompt, Reading, Removed};
 use crate::error::Result;
 
 /// Sample prompts shown of each category.
@@ -33,6 +33,15 @@ pub struct SourceSummary {
     pub licence: String,
     /// Prompts before cleaning.
     pub prompts: usize,
+    /// Rows that the source's own filters left out before.
+    pub removed: Vec<Removed>,
+}
+
+impl SourceSummary {
+    /// What is told of a source and its reading.
+    pub fn new(source: &dyn PromptSource, reading: &Reading) -> Self {
+        Self { name: source.name(), licence: source.licence(), prompts: reading.prompts.len(), removed: reading.removed.clone() }
+    }
 }
 
 /// One category of one table.
@@ -95,6 +104,9 @@ pub fn markdown(pipeline: &str, summary: &Summary, prompts: &[RawPrompt]) -> Str
         line(format_args!("| {} | {} | {} | {} | {lengths} |", t.dataset, t.split, t.category, t.prompts));
     }
     line(format_args!("\n## Cleaning\n"));
+    for (source, removed) in summary.sources.iter().flat_map(|source| source.removed.iter().map(move |removed| (source, removed))) {
+        line(format_args!("* left out of {}, {}: {}", source.name, removed.filter, removed.rows));
+    }
     line(format_args!("* dropped by length: {}", summary.dropped_by_length));
     line(format_args!("* dropped as exact duplicates within a set and split: {}", summary.exact_duplicates));
     line(format_args!("* dropped as duplicates up to case and punctuation: {}", summary.normalised_duplicates));

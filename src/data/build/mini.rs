@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::clean::normal_form;
 use crate::data::schema::{TRAIN, VAL};
-use crate::data::sources::{PromptSource, RawPrompt};
+use crate::data::sources::{PromptSource, RawPrompt, Reading};
 use crate::error::{Error, Result};
 use crate::mini::grammar::{Dataset, sample_prompt};
 use crate::mini::scene::{Scene, Split};
@@ -124,7 +124,7 @@ impl PromptSource for Grammar {
         Vec::new()
     }
 
-    fn read(&self) -> Result<Vec<RawPrompt>> {
+    fn read(&self) -> Result<Reading> {
         let mut prompts = Vec::new();
         for dataset in Dataset::ALL {
             // Unseen sign words exist in validation only.
@@ -137,7 +137,7 @@ impl PromptSource for Grammar {
                 prompts.extend(self.draw(dataset, category, Split::Val, self.config.val.of(category))?);
             }
         }
-        Ok(prompts)
+        Ok(prompts.into())
     }
 }
 

@@ -134,17 +134,17 @@ pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
             missing.extend(absent.iter().map(|path| path.display().to_string()));
             continue;
         }
-        let mut prompts = source.read()?;
+        let mut reading = source.read()?;
         let (name, licence) = (source.name(), source.licence());
-        for prompt in &mut prompts {
+        for prompt in &mut reading.prompts {
             for (field, value) in [(&mut prompt.source, &name), (&mut prompt.licence, &licence)] {
                 if field.is_empty() {
                     field.clone_from(value);
                 }
             }
         }
-        summary.sources.push(card::SourceSummary { name, licence, prompts: prompts.len() });
-        raw.extend(prompts);
+        summary.sources.push(card::SourceSummary::new(source.as_ref(), &reading));
+        raw.extend(reading.prompts);
         interrupt::check()?;
     }
     if raw.is_empty() {

@@ -1,8 +1,10 @@
-//! Where prompts come from. A source reads everything it has; cleaning, splitting and auditing come after.
+//! Where prompts come from. A source reads everything it has; splitting and auditing come after.
 
 pub mod text_file;
 
 use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
@@ -32,15 +34,38 @@ pub struct RawPrompt {
     pub structure: Option<String>,
     /// Ground truth as JSON (`mini::scene::Scene`), if any.
     pub scene: Option<String>,
-    /// Length in tokens of the T5 tokenizer, if known.
+    /// Length in tokens of the T5 tokenizer with the end mark, if known.
     pub t5_tokens: Option<u64>,
-    /// Length in tokens of the CLIP tokenizer, if known.
+    /// Length in tokens of the CLIP tokenizer with both marks, if known.
     pub clip_tokens: Option<u64>,
-    /// What cleaning noticed, sorted.
+    /// What cleaning noticed, sorted ([`crate::data::flags::Flags::names`]).
     pub flags: Vec<String>,
     /// [`PromptSource::licence`]; the build fills it in where it is empty.
     pub licence: String,
     pub treatment: Treatment,
+}
+
+/// What a source gave, and what it left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reading {
+    pub prompts: Vec<RawPrompt>,
+    /// The source's own filters in their order; empty where it gives all it has.
+    pub removed: Vec<Removed>,
+}
+
+/// Rows that one filter left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// The filter in words, for the data card.
+    pub filter: String,
+    pub rows: u64,
+}
+
+impl From<Vec<RawPrompt>> for Reading {
+    /// A reading that left nothing out.
+    fn from(prompts: Vec<RawPrompt>) -> Self {
+        Self { prompts, removed: Vec::new() }
+    }
 }
 
 /// A set of prompts.
@@ -52,7 +77,7 @@ pub trait PromptSource {
     /// Files it reads; a missing one makes the build partial.
     fn files(&self) -> Vec<PathBuf>;
     /// All its prompts.
-    fn read(&self) -> Result<Vec<RawPrompt>>;
+    fn read(&self) -> Result<Reading>;
 }
 
 #[cfg(test)]

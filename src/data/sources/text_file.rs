@@ -13,7 +13,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::{PromptSource, RawPrompt};
+use super::{PromptSource, RawPrompt, Reading};
 use crate::data::schema::{TRAIN, VAL};
 use crate::error::{Error, Result};
 use crate::run::files;
@@ -234,7 +234,7 @@ impl PromptSource for TextFile {
         vec![self.path.clone()]
     }
 
-    fn read(&self) -> Result<Vec<RawPrompt>> {
+    fn read(&self) -> Result<Reading> {
         let config = &self.config;
         let split = match config.split {
             FileSplit::Train => Some(TRAIN),
@@ -256,7 +256,7 @@ impl PromptSource for TextFile {
                 ..RawPrompt::default()
             }
         };
-        Ok(self.lines()?.into_iter().map(raw).collect())
+        Ok(self.lines()?.into_iter().map(raw).collect::<Vec<_>>().into())
     }
 }
 
@@ -303,23 +303,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let prompts = ["A cat holding a sign reading 'stop'.", "A dog with the inscription 'go'."];
-        let text = source(folder, "a.txt", prompts.join("\n").as_bytes(), |_| {}).read().unwrap();
+        let text = source(folder, "a.txt", prompts.join("\n").as_bytes(), |_| {}).read().unwrap().prompts;
         assert_eq!(text.len(), 2);
         assert_eq!(text[1].target_text.as_deref(), Some("go"));
         let json = serde_json::to_vec(&prompts).unwrap();
-        assert_eq!(source(folder, "a.json", &json, |_| {}).read().unwrap(), text);
+        assert_eq!(source(folder, "a.json", &json, |_| {}).read().unwrap().prompts, text);
         let objects = serde_json::json!([{"prompt": prompts[0]}, {"prompt": prompts[1]}]).to_string();
-        assert_eq!(source(folder, "b.json", objects.as_bytes(), |_| {}).read().unwrap(), text);
+        assert_eq!(source(folder, "b.json", objects.as_bytes(), |_| {}).read().unwrap().prompts, text);
         let csv = format!("id,caption\n1,{}\n2,{}\n", prompts[0], prompts[1]);
         let rename = |config: &mut FileConfig| config.prompt_column = "caption".into();
-        assert_eq!(source(folder, "a.csv", csv.as_bytes(), rename).read().unwrap(), text);
+        assert_eq!(source(folder, "a.csv", csv.as_bytes(), rename).read().unwrap().prompts, text);
 
         let rows = PromptRow::from_raw(&prompts.map(|prompt| RawPrompt::example("laion", TRAIN, prompt)));
         PromptRow::write(&folder.join("a.parquet"), &rows).unwrap();
         let bytes = std::fs::read(folder.join("a.parquet")).unwrap();
-        assert_eq!(source(folder, "a.parquet", &bytes, |_| {}).read().unwrap(), text);
+        assert_eq!(source(folder, "a.parquet", &bytes, |_| {}).read().unwrap().prompts, text);
         let limited = source(folder, "a.parquet", &bytes, |config| config.limit = Some(1));
-        assert_eq!(limited.read().unwrap(), text[..1]);
+        assert_eq!(limited.read().unwrap().prompts, text[..1]);
     }
 
     #[test]
