@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Pipeline};
+use crate::data::export::{self, FORMATS, Format};
 use crate::doctor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mini::bootstrap::Part;
 use crate::stages::{Start, Step};
 
@@ -52,6 +53,14 @@ enum Command {
         /// The folder with the published prompt sets, in place of `datasets/sources`.
         #[arg(long, value_name = "DIR")]
         from: Option<PathBuf>,
+        /// Exit with 0 although sources are missing; they are listed all the same.
+        #[arg(long)]
+        allow_missing: bool,
+    },
+    /// Fetch prompt sets and hand on built ones.
+    Data {
+        #[command(subcommand)]
+        command: DataCommand,
     },
     /// Train the students against the frozen teacher; goes on where an earlier run stopped.
     Distill {
@@ -84,6 +93,19 @@ enum Command {
     Doctor,
 }
 
+#[derive(Debug, Subcommand)]
+enum DataCommand {
+    /// Write the built tables in the formats of others; prints the files.
+    Export {
+        /// `authors` (the files of the released training script), `jsonl`, or `hugging-face` (a folder for `datasets`).
+        #[arg(long)]
+        format: String,
+        /// The folder to write into.
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+}
+
 /// Stands for every student or encoder.
 const ALL: &str = "all";
 
@@ -95,7 +117,10 @@ pub fn run(cli: Cli) -> Result<()> {
         return Ok(());
     }
     let mut pipeline = common.load()?;
-    if let Command::BuildData { from: Some(from) } = &cli.command {
+    if let Command::Data { command } = &cli.command {
+        return data(command, &pipeline);
+    }
+    if let Command::BuildData { from: Some(from), .. } = &cli.command {
         pipeline.context.sources = from.clone();
     }
     let chosen = |name: &str, all: Vec<String>| if name == ALL { all } else { vec![name.to_owned()] };
@@ -115,7 +140,7 @@ pub fn run(cli: Cli) -> Result<()> {
             let all = Part::ALL.map(|part| part.name().to_owned()).to_vec();
             chosen(part, all).iter().map(|name| pipeline.bootstrap(name, start)).collect::<Result<_>>()?
         }
-        Command::Doctor => Vec::new(),
+        Command::Doctor | Command::Data { .. } => Vec::new(),
     };
     if common.dry_run {
         for line in pipeline.plan(&steps)? {
@@ -123,9 +148,25 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         return Ok(());
     }
-    pipeline.execute(steps)?;
+    match (pipeline.execute(steps), &cli.command) {
+        (Err(error @ Error::Partial { .. }), Command::BuildData { allow_missing: true, .. }) => eprintln!("{error}"),
+        (outcome, _) => outcome?,
+    }
     if matches!(cli.command, Command::Report | Command::Run) {
         println!("{}", pipeline.page().display());
+    }
+    Ok(())
+}
+
+/// Does what `scaledown data` is asked for.
+fn data(command: &DataCommand, pipeline: &Pipeline) -> Result<()> {
+    match command {
+        DataCommand::Export { format, to } => {
+            let format = Format::named(format).ok_or_else(|| config::unknown("format", format, &FORMATS))?;
+            for path in export::run(format, &pipeline.context, to)? {
+                println!("{}", path.display());
+            }
+        }
     }
     Ok(())
 }

@@ -202,8 +202,11 @@ mod tests {
     use super::*;
 
     /// The pipelines that come with the program.
-    const COMMITTED: [(&str, &str); 2] =
-        [("mini", include_str!("../pipelines/mini/pipeline.toml")), ("smoke", include_str!("../pipelines/smoke.toml"))];
+    const COMMITTED: [(&str, &str); 3] = [
+        ("mini", include_str!("../pipelines/mini/pipeline.toml")),
+        ("smoke", include_str!("../pipelines/smoke.toml")),
+        ("flux-dev", include_str!("../pipelines/flux-dev.toml")),
+    ];
 
     #[test]
     fn a_pipeline_samples_the_validation_splits_it_builds() {

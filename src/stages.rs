@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::config::{self, Pipeline};
+use crate::data::mixture::Mixture;
 use crate::error::{Error, Result};
 use crate::mini::bootstrap::{self, Part};
 use crate::models::card::{REAL, STUDENT_CARD, STUDENT_WEIGHTS, TEACHER};
@@ -41,8 +42,12 @@ impl Pipeline {
         let mut outputs = config.tables(context);
         outputs.extend([data::build::CARD, data::build::SUMMARY].map(|name| context.built.join(name)));
         let inputs = config.present_files(context).into_iter().map(|path| Input::new(path, "prompts", "put the file there")).collect();
-        let stage = self.stage("build-data", context.built.clone(), config, inputs, outputs)?;
-        Ok(Step { stage, body: Box::new(move || data::build::run(config, context).map(drop)) })
+        let students = self.experiment.student.iter();
+        let mixtures: Vec<Mixture> =
+            students.map(|student| Mixture { name: student.name.clone(), sources: student.datasets.clone() }).collect();
+        let settings = json!({"data": config, "mixtures": mixtures});
+        let stage = self.stage("build-data", context.built.clone(), &settings, inputs, outputs)?;
+        Ok(Step { stage, body: Box::new(move || data::build::run(config, &mixtures, context).map(drop)) })
     }
 
     /// The student `name`, distilled.

@@ -1,9 +1,11 @@
 //! Prompts as a polars frame, for the steps that are questions to a table: duplicates, joins, counts.
 
+use std::collections::BTreeSet;
+
 use polars::prelude::*;
 
 use crate::data::clean;
-use crate::data::sources::RawPrompt;
+use crate::data::sources::{RawPrompt, Treatment};
 use crate::error::Result;
 
 /// Column with the index of the row in the list the frame was made from.
@@ -32,25 +34,14 @@ pub fn frame(prompts: &[RawPrompt]) -> Result<DataFrame> {
     )?)
 }
 
-/// The prompts whose index is in the `row` column of `kept`, in the order they had.
-pub fn pick(prompts: &[RawPrompt], kept: LazyFrame) -> Result<Vec<RawPrompt>> {
-    let kept = kept.select([col(ROW)]).collect()?;
-    let mut rows: Vec<u64> = kept.column(ROW)?.u64()?.iter().flatten().collect();
-    rows.sort_unstable();
-    Ok(rows.into_iter().map(|row| prompts[row as usize].clone()).collect())
-}
-
-/// Keeps the first of the prompts of one set and split that are equal, then the first of those with the same normal form.
-/// Returns the rest with how many each of the two steps removed.
-pub fn drop_duplicates(prompts: &[RawPrompt]) -> Result<(Vec<RawPrompt>, usize, usize)> {
-    let first_of = |prompts: &[RawPrompt], column: &str| -> Result<Vec<RawPrompt>> {
-        let key = [col("dataset"), col("split"), col(column)].to_vec();
-        pick(prompts, frame(prompts)?.lazy().unique_stable_generic(Some(key), UniqueKeepStrategy::First))
-    };
-    let distinct = first_of(prompts, "prompt")?;
-    let different = first_of(&distinct, NORMAL)?;
-    let (exact, normalised) = (prompts.len() - distinct.len(), distinct.len() - different.len());
-    Ok((different, exact, normalised))
+/// Keeps the first of the prompts of one set and split that are equal in `column` (`prompt` or [`NORMAL`]). Lines that are to stay
+/// as they are ([`Treatment::Verbatim`]) are all kept.
+pub fn drop_duplicates(prompts: &[RawPrompt], column: &str) -> Result<Vec<RawPrompt>> {
+    let key = [col("dataset"), col("split"), col(column)].to_vec();
+    let first = frame(prompts)?.lazy().unique_stable_generic(Some(key), UniqueKeepStrategy::First).select([col(ROW)]).collect()?;
+    let first: BTreeSet<u64> = first.column(ROW)?.u64()?.iter().flatten().collect();
+    let stays = |i: usize, prompt: &RawPrompt| prompt.treatment == Treatment::Verbatim || first.contains(&(i as u64));
+    Ok(prompts.iter().enumerate().filter(|&(i, prompt)| stays(i, prompt)).map(|(_, prompt)| prompt.clone()).collect())
 }
 
 #[cfg(test)]
@@ -71,8 +62,9 @@ pub(crate) mod tests {
             raw("laion", "val", "a red car"),
             raw("compbench", "train", "a red car"),
         ];
-        let (kept, exact, normalised) = drop_duplicates(&prompts).unwrap();
-        assert_eq!((exact, normalised), (1, 1));
+        let distinct = drop_duplicates(&prompts, "prompt").unwrap();
+        assert_eq!(distinct.len(), 5);
+        let kept = drop_duplicates(&distinct, NORMAL).unwrap();
         let kept: Vec<_> = kept.iter().map(|p| (p.dataset.as_str(), p.split.as_deref().unwrap(), p.prompt.as_str())).collect();
         let expected = [
             ("laion", "train", "a red car"),
@@ -81,5 +73,13 @@ pub(crate) mod tests {
             ("compbench", "train", "a red car"),
         ];
         assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn lines_of_a_benchmark_are_kept_twice() {
+        let twice = [raw("compbench", "val", "a red car"), raw("compbench", "val", "a red car")];
+        let verbatim = twice.clone().map(|prompt| RawPrompt { treatment: Treatment::Verbatim, ..prompt });
+        assert_eq!(drop_duplicates(&verbatim, "prompt").unwrap(), verbatim);
+        assert_eq!(drop_duplicates(&twice, "prompt").unwrap().len(), 1);
     }
 }

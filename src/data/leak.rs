@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::frame::{self, NORMAL, ROW};
 use crate::data::schema::{TRAIN, VAL};
-use crate::data::sources::RawPrompt;
+use crate::data::sources::{RawPrompt, Treatment};
 use crate::error::Result;
 
 /// What happens to training prompts that stand in the validation split too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LeakPolicy {
-    /// They are removed from training.
+    /// They are removed from training, unless they are lines of a benchmark ([`Treatment::Verbatim`]).
     #[default]
     Drop,
     /// They stay, as in the published sets (T2I-CompBench has two); the audit still counts them.
@@ -49,7 +49,8 @@ pub fn audit(prompts: &[RawPrompt], policy: LeakPolicy) -> Result<(Vec<RawPrompt
         LeakPolicy::Keep => prompts.to_vec(),
         LeakPolicy::Drop => {
             let leaked: std::collections::BTreeSet<u64> = leaked.iter().copied().collect();
-            prompts.iter().enumerate().filter(|(i, _)| !leaked.contains(&(*i as u64))).map(|(_, prompt)| prompt.clone()).collect()
+            let stays = |i: usize, prompt: &RawPrompt| prompt.treatment == Treatment::Verbatim || !leaked.contains(&(i as u64));
+            prompts.iter().enumerate().filter(|&(i, prompt)| stays(i, prompt)).map(|(_, prompt)| prompt.clone()).collect()
         }
     };
     let normalised = leaked.len();

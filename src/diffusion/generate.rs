@@ -34,6 +34,9 @@ pub struct Config {
     pub prompts_per_category: Option<usize>,
     /// Images per prompt, each with its own noise.
     pub images_per_prompt: u64,
+    /// The same for single sets, where their protocols differ.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub images_per_prompt_of: BTreeMap<String, u64>,
     pub guidance: f64,
     pub steps: usize,
     pub shift: Shift,
@@ -49,6 +52,7 @@ impl Default for Config {
             prompts_per_category: None,
             // One image per prompt; T2I-CompBench's protocol draws ten.
             images_per_prompt: 1,
+            images_per_prompt_of: BTreeMap::new(),
             // Flux-dev's recommended guidance, inside the range of the distillation.
             guidance: 3.5,
             // As many steps as a training trajectory has.
@@ -82,8 +86,8 @@ pub fn run(config: &Config, teacher: &TeacherConfig, encoder: &str, context: &Ru
     let prompts = select_prompts(config, context)?;
     let folder = context.samples(encoder);
     // The renderer has no noise: every image of a prompt would be the same.
-    let images_per_prompt = if encoder == REAL { 1 } else { config.images_per_prompt };
-    let rows = sample_rows(config, encoder, images_per_prompt, context.seed, &prompts);
+    let images_of = |dataset: &str| if encoder == REAL { 1 } else { config.images_of(dataset) };
+    let rows = sample_rows(config, encoder, images_of, context.seed, &prompts);
     let samples = folder.join("samples.parquet");
     keep_only_images_of(&recipe(config, teacher, encoder, context, &prompts)?, &folder, context.force)?;
 
@@ -108,12 +112,20 @@ impl Config {
         let problem = match self {
             Self { batch: 0, .. } => "batch is 0",
             Self { images_per_prompt: 0, .. } => "images_per_prompt is 0",
+            Self { images_per_prompt_of, .. } if images_per_prompt_of.values().any(|&n| n == 0) => "images_per_prompt_of holds a 0",
             Self { prompts_per_category: Some(0), .. } => "prompts_per_category is 0",
             Self { datasets, .. } if datasets.is_empty() => "datasets is empty",
             Self { guidance, .. } if !guidance.is_finite() => "guidance is not a number",
             _ => return Ok(()),
         };
         Err(Error::config(format!("[generate] {problem}"), "correct the value in the pipeline's TOML"))
+    }
+}
+
+impl Config {
+    /// Images of each prompt of a set.
+    fn images_of(&self, dataset: &str) -> u64 {
+        self.images_per_prompt_of.get(dataset).copied().unwrap_or(self.images_per_prompt)
     }
 }
 
@@ -148,7 +160,7 @@ fn select_prompts(config: &Config, context: &RunContext) -> Result<Vec<PromptRow
 }
 
 /// One row per image, all images of a prompt beside each other.
-fn sample_rows(config: &Config, encoder: &str, images_per_prompt: u64, seed: u64, prompts: &[PromptRow]) -> Vec<SampleRow> {
+fn sample_rows(config: &Config, encoder: &str, images_of: impl Fn(&str) -> u64, seed: u64, prompts: &[PromptRow]) -> Vec<SampleRow> {
     let of_prompt = |prompt: &PromptRow, image_idx: u64| SampleRow {
         encoder: encoder.to_owned(),
         prompt_id: prompt.prompt_id,
@@ -163,7 +175,7 @@ fn sample_rows(config: &Config, encoder: &str, images_per_prompt: u64, seed: u64
         steps: config.steps as u64,
         image: format!("images/{}-{}-{:016x}-{image_idx}.png", prompt.dataset, prompt.category, prompt.prompt_id),
     };
-    prompts.iter().flat_map(|prompt| (0..images_per_prompt).map(move |image_idx| of_prompt(prompt, image_idx))).collect()
+    prompts.iter().flat_map(|prompt| (0..images_of(&prompt.dataset)).map(move |image_idx| of_prompt(prompt, image_idx))).collect()
 }
 
 /// Everything the images depend on, as one text.
@@ -384,7 +396,7 @@ mod tests {
     #[test]
     fn rows_name_every_image_of_every_prompt_once() {
         let prompts = PromptRow::from_raw(&[raw("color", "a red car"), raw("spatial", "a red car")]);
-        let rows = sample_rows(&config(1), TEACHER, 3, 9, &prompts);
+        let rows = sample_rows(&config(1), TEACHER, |_| 3, 9, &prompts);
         assert_eq!(rows.len(), 6);
         assert_eq!(rows.iter().map(|row| &row.image).collect::<BTreeSet<_>>().len(), 6);
         assert_eq!((rows[2].image_idx, rows[3].image_idx), (2, 0));
@@ -400,7 +412,7 @@ mod tests {
     #[test]
     fn ground_truth_without_scenes_is_an_error_that_counts_them() {
         let folder = tempfile::tempdir().unwrap();
-        let rows = sample_rows(&config(1), REAL, 1, 9, &PromptRow::from_raw(&[raw("color", "a red car")]));
+        let rows = sample_rows(&config(1), REAL, |_| 1, 9, &PromptRow::from_raw(&[raw("color", "a red car")]));
         let error = render_all(&rows, 64, folder.path()).unwrap_err();
         assert!(error.to_string().contains("1 of 1 prompts carry no scene"), "{error}");
     }

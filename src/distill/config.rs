@@ -1,5 +1,6 @@
 //! The settings of one student, and what they select: prompts, starting weights, the fingerprint of a run.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device};
@@ -7,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::schedule::RateSchedule;
 use super::trajectory::{GuidanceDraw, PoolPrompt};
+use crate::data::mixture;
+pub use crate::data::mixture::Source;
 use crate::data::schema::PromptRow;
 use crate::diffusion::schedule::Shift;
 use crate::error::{Error, Result};
@@ -55,20 +58,6 @@ pub enum Initialisation {
     Encoder(PathBuf),
     /// Another student of the same pipeline, for schedules of several stages.
     Student(String),
-}
-
-/// One prompt set of the training mixture.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Source {
-    pub dataset: String,
-    /// How often each of its prompts is seen in an epoch.
-    #[serde(default = "once")]
-    pub repeat: usize,
-}
-
-fn once() -> usize {
-    1
 }
 
 /// One student and its training.
@@ -176,12 +165,16 @@ impl Config {
     /// The training prompts of all sources, each as often as its source is repeated.
     pub fn read_pool(&self, context: &RunContext) -> Result<Vec<PoolPrompt>> {
         let mut pool = Vec::new();
+        let mut counts = BTreeMap::new();
         for source in &self.datasets {
-            for row in PromptRow::read(&context.prompts(&source.dataset, "train"), "run `scaledown build-data` first")? {
+            let rows = PromptRow::read(&context.prompts(&source.dataset, "train"), "run `scaledown build-data` first")?;
+            counts.insert(source.dataset.as_str(), rows.len());
+            for row in rows {
                 let prompt = PoolPrompt { prompt_id: row.prompt_id, prompt: row.prompt };
                 pool.extend(std::iter::repeat_n(prompt, source.repeat));
             }
         }
+        eprintln!("distill {}: {}", self.name, mixture::describe(&self.datasets, |set| counts.get(set).copied().unwrap_or(0)));
         Ok(pool)
     }
 

@@ -1,139 +1,257 @@
-//! The data card: what was built from what, under which licence, and what the audit found.
+//! The data card: one HTML file without scripts or anything from elsewhere, with what was built from what, under which
+//! licence, what was removed, what the audit found, and how that differs from the paper and from the released files.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
-use polars::prelude::*;
-use serde::{Deserialize, Serialize};
-
-use super::mini::Combinations;
-use crate::data::frame;
-use crate::data::leak::{LeakAudit, LeakPolicy};
-use crate::data::sources::{PromptSource, RawPrompt, Reading, Removed};
+use super::divergence::{self, grouped};
+use super::summary::{Summary, TableSummary};
+use crate::data::leak::LeakPolicy;
+use crate::data::sources::RawPrompt;
 use crate::error::Result;
 
+const STYLE: &str = include_str!("card.css");
 /// Sample prompts shown of each category.
-const SAMPLES: usize = 3;
+const SAMPLES: usize = 4;
+/// Bars of a histogram.
+const BARS: usize = 30;
 
-/// The numbers of one build.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Summary {
-    pub sources: Vec<SourceSummary>,
-    pub dropped_by_length: usize,
-    pub exact_duplicates: usize,
-    pub normalised_duplicates: usize,
-    pub leaks: LeakAudit,
-    pub combinations: Combinations,
-    pub tables: Vec<TableSummary>,
-}
+/// Text as HTML shows it.
+struct Escaped<'a>(&'a str);
 
-/// One source that was read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceSummary {
-    pub name: String,
-    pub licence: String,
-    /// Prompts before cleaning.
-    pub prompts: usize,
-    /// Rows that the source's own filters left out before.
-    pub removed: Vec<Removed>,
-}
-
-impl SourceSummary {
-    /// What is told of a source and its reading.
-    pub fn new(source: &dyn PromptSource, reading: &Reading) -> Self {
-        Self { name: source.name(), licence: source.licence(), prompts: reading.prompts.len(), removed: reading.removed.clone() }
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '&' => f.write_str("&amp;")?,
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
     }
 }
 
-/// One category of one table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableSummary {
-    pub dataset: String,
-    pub split: String,
-    pub category: String,
-    pub prompts: u64,
-    pub shortest_characters: u64,
-    pub median_characters: u64,
-    pub longest_characters: u64,
+/// A cell: text to the left, numbers to the right.
+enum Cell {
+    Text(String),
+    Number(String),
 }
 
-/// Counts and lengths by set, split and category.
-pub fn table_summaries(prompts: &[RawPrompt]) -> Result<Vec<TableSummary>> {
-    let keys = ["dataset", "split", "category"];
-    let characters = || col(frame::CHARACTERS);
-    let table = frame::frame(prompts)?
-        .lazy()
-        .group_by_stable(keys.map(col))
-        .agg([
-            len().cast(DataType::UInt64).alias("prompts"),
-            characters().min().alias("shortest"),
-            characters().median().cast(DataType::UInt64).alias("median"),
-            characters().max().alias("longest"),
-        ])
-        .sort(keys, SortMultipleOptions::default())
-        .collect()?;
-    let text = |name: &str| -> Result<Vec<String>> {
-        Ok(table.column(name)?.str()?.iter().map(|cell| cell.unwrap_or_default().to_owned()).collect())
-    };
-    let number = |name: &str| -> Result<Vec<u64>> { Ok(table.column(name)?.u64()?.iter().flatten().collect()) };
-    let (datasets, splits, categories) = (text("dataset")?, text("split")?, text("category")?);
-    let (counts, shortest, median, longest) = (number("prompts")?, number("shortest")?, number("median")?, number("longest")?);
-    let row = |i: usize| TableSummary {
-        dataset: datasets[i].clone(),
-        split: splits[i].clone(),
-        category: categories[i].clone(),
-        prompts: counts[i],
-        shortest_characters: shortest[i],
-        median_characters: median[i],
-        longest_characters: longest[i],
-    };
-    Ok((0..counts.len()).map(row).collect())
+fn text(value: impl Into<String>) -> Cell {
+    Cell::Text(value.into())
 }
 
-/// The card as Markdown.
-pub fn markdown(pipeline: &str, summary: &Summary, prompts: &[RawPrompt]) -> String {
-    let mut card = format!("# Prompts of the pipeline `{pipeline}`\n\n## Sources\n\n| source | licence | prompts read |\n|---|---|---|\n");
-    let mut line = |text: std::fmt::Arguments| writeln!(card, "{text}").expect("writing to a string cannot fail");
-    for source in &summary.sources {
-        line(format_args!("| {} | {} | {} |", source.name, source.licence, source.prompts));
+fn number(value: usize) -> Cell {
+    Cell::Number(grouped(value))
+}
+
+/// A page that is written from top to bottom.
+struct Page(String);
+
+impl Page {
+    fn line(&mut self, html: std::fmt::Arguments) {
+        writeln!(self.0, "{html}").expect("writing to a string cannot fail");
     }
-    line(format_args!(
-        "\n## Tables\n\n| set | split | category | prompts | characters: shortest, median, longest |\n|---|---|---|---|---|"
-    ));
-    for t in &summary.tables {
-        let lengths = format!("{}, {}, {}", t.shortest_characters, t.median_characters, t.longest_characters);
-        line(format_args!("| {} | {} | {} | {} | {lengths} |", t.dataset, t.split, t.category, t.prompts));
-    }
-    line(format_args!("\n## Cleaning\n"));
-    for (source, removed) in summary.sources.iter().flat_map(|source| source.removed.iter().map(move |removed| (source, removed))) {
-        line(format_args!("* left out of {}, {}: {}", source.name, removed.filter, removed.rows));
-    }
-    line(format_args!("* dropped by length: {}", summary.dropped_by_length));
-    line(format_args!("* dropped as exact duplicates within a set and split: {}", summary.exact_duplicates));
-    line(format_args!("* dropped as duplicates up to case and punctuation: {}", summary.normalised_duplicates));
-    let leaks = &summary.leaks;
-    let fate = match leaks.policy {
-        LeakPolicy::Drop => "removed from training",
-        LeakPolicy::Keep => "kept",
-    };
-    line(format_args!("\n## Leak audit, training against validation, across all sets\n"));
-    line(format_args!(
-        "* training prompts that are validation prompts: {} exactly, {} up to case and punctuation; {fate}",
-        leaks.exact, leaks.normalised
-    ));
-    let (seen, unseen) = (leaks.target_text_seen, leaks.target_text_unseen);
-    line(format_args!("* validation prompts whose target text training shows: {seen}; does not show: {unseen}"));
-    let c = &summary.combinations;
-    line(format_args!(
-        "* noun and colour combinations: {} in training, {} in validation, {} of these never in training",
-        c.train, c.val, c.val_only
-    ));
-    line(format_args!("\n## Samples\n"));
-    for t in &summary.tables {
-        let of_table =
-            prompts.iter().filter(|p| p.dataset == t.dataset && p.split.as_deref() == Some(t.split.as_str()) && p.category == t.category);
-        for prompt in of_table.take(SAMPLES) {
-            line(format_args!("* {} {} {}: {}", t.dataset, t.split, t.category, prompt.prompt));
+
+    fn section(&mut self, title: &str, note: &str) {
+        self.line(format_args!("<h2>{}</h2>", Escaped(title)));
+        if !note.is_empty() {
+            self.line(format_args!("<p>{}</p>", Escaped(note)));
         }
     }
-    card
+
+    fn table(&mut self, heads: &[&str], rows: impl IntoIterator<Item = Vec<Cell>>) {
+        let heads: String = heads.iter().map(|head| format!("<th scope=\"col\">{}</th>", Escaped(head))).collect();
+        self.line(format_args!("<div class=\"scroll\"><table><thead><tr>{heads}</tr></thead><tbody>"));
+        for row in rows {
+            let cell = |cell: &Cell| match cell {
+                Cell::Text(text) => format!("<td>{}</td>", Escaped(text)),
+                Cell::Number(text) => format!("<td class=\"n\">{}</td>", Escaped(text)),
+            };
+            self.line(format_args!("<tr>{}</tr>", row.iter().map(cell).collect::<String>()));
+        }
+        self.line(format_args!("</tbody></table></div>"));
+    }
+}
+
+/// The card of a pipeline's prompts.
+pub fn html(pipeline: &str, summary: &Summary, prompts: &[RawPrompt]) -> Result<String> {
+    let title = format!("Prompts of {pipeline}");
+    let mut page = Page(String::new());
+    page.line(format_args!("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"));
+    page.line(format_args!("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"));
+    page.line(format_args!("<title>{}</title><style>\n{STYLE}</style></head><body><main>", Escaped(&title)));
+    page.line(format_args!("<h1>{}</h1>", Escaped(&title)));
+    let all = summary.tables.iter().map(|table| table.prompts as usize).sum();
+    page.line(format_args!("<p>{} prompts of {} sources.</p>", grouped(all), summary.sources.len()));
+    if !summary.missing.is_empty() {
+        page.line(format_args!("<p class=\"missing\">Not built, because these were missing:</p><ul>"));
+        for missing in &summary.missing {
+            page.line(format_args!("<li>{}</li>", Escaped(missing)));
+        }
+        page.line(format_args!("</ul>"));
+    }
+    counts(&mut page, summary);
+    sources(&mut page, summary);
+    filters(&mut page, summary);
+    audit(&mut page, summary);
+    page.section(
+        "Paper, release, this build",
+        "What the paper says of its prompts, what the released files hold, and what was built here.",
+    );
+    let rows = divergence::rows(summary, prompts)?;
+    let cells = |row: divergence::Row| vec![text(row.what), text(row.paper), text(row.released), text(row.built)];
+    page.table(&["", "paper", "released", "built"], rows.into_iter().map(cells));
+    histograms(&mut page, summary, prompts);
+    samples(&mut page, summary, prompts);
+    page.line(format_args!("</main></body></html>"));
+    Ok(page.0)
+}
+
+fn counts(page: &mut Page, summary: &Summary) {
+    page.section("Prompts", "Lengths in characters.");
+    let row = |t: &TableSummary| {
+        let lengths = [t.shortest_characters, t.median_characters, t.longest_characters].map(|n| number(n as usize));
+        let mut row = vec![text(&t.dataset), text(&t.split), text(&t.category), number(t.prompts as usize)];
+        row.extend(lengths);
+        row
+    };
+    page.table(&["set", "split", "category", "prompts", "shortest", "median", "longest"], summary.tables.iter().map(row));
+    if !summary.mixtures.is_empty() {
+        page.section("Mixtures", "What each student trains on.");
+        page.table(&["student", "mixture"], summary.mixtures.iter().map(|(name, told)| vec![text(name), text(told)]));
+    }
+}
+
+fn sources(page: &mut Page, summary: &Summary) {
+    page.section("Sources and licences", "");
+    let rows = summary.sources.iter().map(|source| vec![text(&source.name), text(&source.licence), number(source.prompts)]);
+    page.table(&["source", "licence", "prompts read"], rows);
+}
+
+fn filters(page: &mut Page, summary: &Summary) {
+    page.section(
+        "Filters",
+        "In their order. Lines of a benchmark and prompts made to measure are kept as they are; only found texts are cleaned.",
+    );
+    let own = summary.sources.iter().flat_map(|source| {
+        source.removed.iter().map(|removed| vec![text(&source.name), text(&removed.filter), number(removed.rows as usize)])
+    });
+    let of_build = summary.filters.iter().map(|f| vec![text(&f.dataset), text(&f.filter), number(f.removed)]);
+    page.table(&["source or set", "filter", "removed"], own.chain(of_build));
+}
+
+fn audit(page: &mut Page, summary: &Summary) {
+    let fate = match summary.leaks.policy {
+        LeakPolicy::Drop => "Training prompts that are validation prompts were removed from the found texts before",
+        LeakPolicy::Keep => "Training prompts that are validation prompts were kept",
+    };
+    let note = format!(
+        "{fate} ({} of them up to case and punctuation). Of each validation set, the prompts that a training set gives away: letter by \
+         letter, up to case and punctuation, by their target text, by eight words in a row, by most of their runs of three words \
+         (MinHash, Jaccard similarity of at least 0.8).",
+        summary.leaks.normalised
+    );
+    page.section("Leak audit", &note);
+    let rows = summary.audit.iter().map(|pair| {
+        let target = match pair.target_seen_percent() {
+            Some(percent) => Cell::Number(format!("{} ({percent:.1} %)", grouped(pair.target_seen))),
+            None => text("no target texts"),
+        };
+        vec![
+            text(&pair.train),
+            text(&pair.val),
+            number(pair.val_prompts),
+            number(pair.exact),
+            number(pair.normalised),
+            target,
+            number(pair.quoted),
+            number(pair.near),
+        ]
+    });
+    let heads = ["training set", "validation set", "its prompts", "exact", "normalised", "target text", "eight words", "near"];
+    page.table(&heads, rows);
+    let c = &summary.combinations;
+    if c.val > 0 {
+        page.line(format_args!(
+            "<p>Noun and colour combinations of the miniature world: {} in training, {} in validation, {} of these never in training.</p>",
+            c.train, c.val, c.val_only
+        ));
+    }
+}
+
+fn histograms(page: &mut Page, summary: &Summary, prompts: &[RawPrompt]) {
+    page.section("Words per prompt", "");
+    let mut tables: Vec<(&str, &str)> = summary.tables.iter().map(|t| (t.dataset.as_str(), t.split.as_str())).collect();
+    tables.dedup();
+    page.line(format_args!("<div class=\"plots\">"));
+    for (dataset, split) in tables {
+        let of_table = prompts.iter().filter(|p| p.dataset == dataset && p.split.as_deref() == Some(split));
+        let words: Vec<usize> = of_table.map(|p| p.prompt.split(' ').count()).collect();
+        page.line(format_args!("{}", histogram(&format!("{dataset}, {split}"), &words)));
+    }
+    page.line(format_args!("</div>"));
+}
+
+/// Counts of `values` as bars; values beyond the last bar are added to it.
+fn histogram(title: &str, values: &[usize]) -> String {
+    let longest = values.iter().copied().max().unwrap_or(0);
+    let width = (longest + 1).div_ceil(BARS).max(1);
+    let mut bars = [0usize; BARS];
+    for value in values {
+        bars[(value / width).min(BARS - 1)] += 1;
+    }
+    let highest = bars.iter().copied().max().unwrap_or(0).max(1);
+    let label = format!("{title}: words per prompt, {} prompts, longest {longest}", grouped(values.len()));
+    let mut svg = format!("<figure><svg viewBox=\"0 0 310 120\" role=\"img\" aria-label=\"{}\">", Escaped(&label));
+    for (i, &n) in bars.iter().enumerate() {
+        let height = 90.0 * n as f64 / highest as f64;
+        let (x, y, from) = (5 + 10 * i, 100.0 - height, i * width);
+        let span = if width == 1 { format!("{from} words") } else { format!("{from} to {} words", from + width - 1) };
+        let tip = format!("<title>{span}: {}</title>", grouped(n));
+        write!(svg, "<rect x=\"{x}\" y=\"{y:.1}\" width=\"9\" height=\"{height:.1}\">{tip}</rect>")
+            .expect("writing to a string cannot fail");
+    }
+    let last = BARS * width;
+    write!(svg, "<text x=\"5\" y=\"115\">0</text><text x=\"305\" y=\"115\" text-anchor=\"end\">{last}</text></svg>")
+        .expect("writing to a string cannot fail");
+    format!("{svg}<figcaption>{}, longest {longest} words</figcaption></figure>", Escaped(title))
+}
+
+fn samples(page: &mut Page, summary: &Summary, prompts: &[RawPrompt]) {
+    page.section("Samples", "");
+    let rows = summary.tables.iter().flat_map(|t| {
+        let of_table =
+            prompts.iter().filter(|p| p.dataset == t.dataset && p.split.as_deref() == Some(t.split.as_str()) && p.category == t.category);
+        let row = move |p: &RawPrompt| vec![text(&t.dataset), text(&t.split), text(&t.category), text(&p.prompt)];
+        of_table.take(SAMPLES).map(row).collect::<Vec<_>>()
+    });
+    page.table(&["set", "split", "category", "prompt"], rows);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::build::summary::table_summaries;
+    use crate::data::schema::{COMPBENCH, VAL};
+
+    #[test]
+    fn every_text_is_escaped() {
+        let prompts = [RawPrompt::example(COMPBENCH, VAL, "<script>alert('x')</script> & \"y\"")];
+        let summary = Summary { tables: table_summaries(&prompts).unwrap(), missing: vec!["<b>.txt".into()], ..Summary::default() };
+        let page = html("<i>", &summary, &prompts).unwrap();
+        assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains("<i>"));
+        assert!(page.contains("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &quot;y&quot;"));
+        assert!(!page.contains("http"));
+    }
+
+    #[test]
+    fn a_histogram_counts_every_value_once() {
+        let svg = histogram("t", &[0, 1, 1, 29, 30, 59]);
+        assert_eq!(svg.matches("<rect").count(), BARS);
+        assert!(svg.contains("0 to 1 words: 3") && svg.contains("28 to 29 words: 1") && svg.contains("58 to 59 words: 1"), "{svg}");
+    }
 }

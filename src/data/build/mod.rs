@@ -2,7 +2,9 @@
 //! set and split, with a data card beside them.
 
 pub mod card;
+pub mod divergence;
 pub mod mini;
+pub mod summary;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,16 +12,20 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::leak::{self, LeakPolicy};
-use crate::data::schema::{DATASETS, PAPER_DATASETS, PromptRow, SPLITS, TRAIN, VAL};
+use crate::data::mixture::{self, Mixture};
+use crate::data::schema::{COMMONTEXT, COMMONTEXT_HELD_OUT, COMPBENCH, DATASETS, PAPER_DATASETS, PromptRow, SPLITS, TRAIN, VAL};
+use crate::data::sources::commontext::{self, CommonText};
+use crate::data::sources::compbench::{self, CompBench};
 use crate::data::sources::text_file::{FileConfig, FileSplit, TextFile};
-use crate::data::sources::{PromptSource, RawPrompt};
-use crate::data::{clean, frame, split};
+use crate::data::sources::{PromptSource, RawPrompt, Treatment};
+use crate::data::{audit, clean, frame, split};
 use crate::error::{Error, Result};
 use crate::run::context::RunContext;
 use crate::run::{files, interrupt};
+use summary::Summary;
 
 /// The data card, for people.
-pub const CARD: &str = "data-card.md";
+pub const CARD: &str = "data-card.html";
 /// The same numbers, for programs.
 pub const SUMMARY: &str = "summary.json";
 
@@ -29,6 +35,10 @@ pub const SUMMARY: &str = "summary.json";
 pub struct Config {
     /// Prompts of the miniature world's grammar; none where the table is absent.
     pub mini: Option<mini::Config>,
+    /// T2I-CompBench from its text files.
+    pub compbench: Option<compbench::Config>,
+    /// CommonText, made anew.
+    pub commontext: Option<commontext::Config>,
     /// Local files.
     pub file: Vec<FileConfig>,
     pub clean: clean::Config,
@@ -41,6 +51,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             mini: None,
+            compbench: None,
+            commontext: None,
             file: Vec::new(),
             clean: clean::Config::default(),
             // A validation prompt seen in training measures memory.
@@ -56,15 +68,16 @@ impl Default for Config {
 pub struct Outputs {
     /// One table per set and split that has prompts.
     pub tables: Vec<PathBuf>,
-    pub summary: card::Summary,
+    pub summary: Summary,
 }
 
 impl Config {
     /// Fails where the configuration cannot give a prompt, before anything is read.
     pub fn check(&self) -> Result<()> {
         self.clean.check()?;
-        if self.mini.is_none() && self.file.is_empty() {
-            return Err(Error::config("no prompt source is configured", "add [data.mini] or a [[data.file]] to the pipeline"));
+        if self.mini.is_none() && self.compbench.is_none() && self.commontext.is_none() && self.file.is_empty() {
+            let hint = "add [data.mini], [data.compbench], [data.commontext] or a [[data.file]] to the pipeline";
+            return Err(Error::config("no prompt source is configured", hint));
         }
         for file in &self.file {
             if !DATASETS.contains(&file.dataset.as_str()) {
@@ -81,8 +94,16 @@ impl Config {
         if let Some(mini) = &self.mini {
             sources.push(Box::new(mini::Grammar { config: mini.clone(), seed: context.seed }));
         }
+        if let Some(config) = &self.compbench {
+            sources.push(Box::new(CompBench::new(config, &context.sources)));
+        }
+        if let Some(config) = &self.commontext {
+            sources.push(Box::new(CommonText::new(config, &context.sources, context.seed)));
+        }
         for file in &self.file {
-            sources.push(Box::new(TextFile::new(file, &context.datasets)));
+            // A file of the user comes before one of the repository.
+            let folder = if context.sources.join(&file.path).exists() { &context.sources } else { &context.datasets };
+            sources.push(Box::new(TextFile::new(file, folder)));
         }
         sources
     }
@@ -106,6 +127,11 @@ impl Config {
     fn sets_and_splits(&self) -> BTreeSet<(&str, &'static str)> {
         let both = |set| [(set, TRAIN), (set, VAL)];
         let mut tables: BTreeSet<(&str, &'static str)> = self.mini.iter().flat_map(|_| PAPER_DATASETS).flat_map(both).collect();
+        tables.extend(self.compbench.iter().flat_map(|_| both(COMPBENCH)));
+        if let Some(config) = &self.commontext {
+            let parts = [(COMMONTEXT, TRAIN, config.train), (COMMONTEXT, VAL, config.val), (COMMONTEXT_HELD_OUT, VAL, config.held_out)];
+            tables.extend(parts.into_iter().filter(|part| part.2 > 0).map(|part| (part.0, part.1)));
+        }
         for file in &self.file {
             let set = file.dataset.as_str();
             match file.split {
@@ -119,19 +145,17 @@ impl Config {
     }
 }
 
-/// Builds the prompt tables into `context.built`.
+/// Builds the prompt tables into `context.built`; `mixtures` is what the students will train on, for the card.
 ///
 /// # Errors
 /// [`Error::Partial`] with the list where files of sources are missing; everything else is built then.
-pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
+pub fn run(config: &Config, mixtures: &[Mixture], context: &RunContext) -> Result<Outputs> {
     config.check()?;
-    let mut missing = Vec::new();
     let mut raw: Vec<RawPrompt> = Vec::new();
-    let mut summary = card::Summary::default();
+    let mut summary = Summary::default();
     for source in config.sources(context) {
-        let absent: Vec<PathBuf> = source.files().into_iter().filter(|path| !path.exists()).collect();
-        if !absent.is_empty() {
-            missing.extend(absent.iter().map(|path| path.display().to_string()));
+        if let Some(missing) = missing(source.as_ref()) {
+            summary.missing.push(missing);
             continue;
         }
         let mut reading = source.read()?;
@@ -143,35 +167,69 @@ pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
                 }
             }
         }
-        summary.sources.push(card::SourceSummary::new(source.as_ref(), &reading));
+        summary.sources.push(summary::SourceSummary::new(source.as_ref(), &reading));
         raw.extend(reading.prompts);
         interrupt::check()?;
     }
     if raw.is_empty() {
-        return Err(Error::Partial { missing, hint: "no source was there; put the files in place and run `build-data` again".into() });
+        let hint = "no source was there; run `scaledown data fetch` or put the files in place and run `build-data` again";
+        return Err(Error::Partial { missing: summary.missing, hint: hint.into() });
     }
-
-    let read = raw.len();
-    let mut prompts: Vec<RawPrompt> =
-        raw.into_iter().filter_map(|p| Some(RawPrompt { prompt: config.clean.clean(&p.prompt)?, ..p })).collect();
-    summary.dropped_by_length = read - prompts.len();
-    split::assign(&mut prompts, config.val_prompts_per_category, context.seed);
-    let (prompts, exact, normalised) = frame::drop_duplicates(&prompts)?;
-    (summary.exact_duplicates, summary.normalised_duplicates) = (exact, normalised);
-    let (prompts, audit) = leak::audit(&prompts, config.leaks)?;
-    summary.leaks = audit;
+    let prompts = prepare(raw, config, context.seed, &mut summary)?;
+    interrupt::check()?;
+    summary.audit = audit::pairs(&prompts);
     summary.combinations = mini::combinations(&prompts)?;
-    summary.tables = card::table_summaries(&prompts)?;
+    summary.tables = summary::table_summaries(&prompts)?;
+    let told = |mixture: &Mixture| mixture::describe(&mixture.sources, |dataset| summary.prompts_of(dataset, TRAIN));
+    summary.mixtures = mixtures.iter().map(|mixture| (mixture.name.clone(), told(mixture))).collect();
 
     let tables = write_tables(&prompts, context)?;
     let json = serde_json::to_vec_pretty(&summary).map_err(|error| Error::format("summary", SUMMARY, error))?;
     files::write_bytes(&context.built.join(SUMMARY), &json)?;
-    files::write_bytes(&context.built.join(CARD), card::markdown(&context.name, &summary, &prompts).as_bytes())?;
-    if missing.is_empty() {
+    files::write_bytes(&context.built.join(CARD), card::html(&context.name, &summary, &prompts)?.as_bytes())?;
+    for (student, mixture) in &summary.mixtures {
+        eprintln!("build-data: `{student}` trains on {mixture}");
+    }
+    if summary.missing.is_empty() {
         Ok(Outputs { tables, summary })
     } else {
-        Err(Error::Partial { missing, hint: "put the files in place and run `build-data` again; everything else is built".into() })
+        let hint = "run `scaledown data fetch` or put the files in place, then run `build-data` again; everything else is built";
+        Err(Error::Partial { missing: summary.missing, hint: hint.into() })
     }
+}
+
+/// What a source lacks, in words; `None` where everything is there.
+fn missing(source: &dyn PromptSource) -> Option<String> {
+    let absent: Vec<PathBuf> = source.files().into_iter().filter(|path| !path.exists()).collect();
+    let first = absent.first()?.display();
+    Some(match absent.len() {
+        1 => format!("{}: `{first}`", source.name()),
+        n => format!("{}: `{first}` and {} more files", source.name(), n - 1),
+    })
+}
+
+/// Cleans, splits and filters; notes in the summary what each filter removed from which set.
+fn prepare(raw: Vec<RawPrompt>, config: &Config, seed: u64, summary: &mut Summary) -> Result<Vec<RawPrompt>> {
+    let before = summary::counts(&raw);
+    let clean = |p: &RawPrompt| match p.treatment {
+        Treatment::Clean => config.clean.clean(&p.prompt),
+        Treatment::Verbatim => Some(clean::collapse(&p.prompt)).filter(|prompt| !prompt.is_empty()),
+    };
+    let mut prompts: Vec<RawPrompt> = raw.into_iter().filter_map(|p| Some(RawPrompt { prompt: clean(&p)?, ..p })).collect();
+    summary.filtered("length", &before, &prompts);
+    // The order of files and threads must not decide which of two duplicates stays.
+    prompts.sort_by(|a, b| (&a.dataset, &a.category, &a.prompt, &a.source).cmp(&(&b.dataset, &b.category, &b.prompt, &b.source)));
+    split::assign(&mut prompts, config.val_prompts_per_category, seed);
+    for (filter, column) in [("equal prompts of one set and split", "prompt"), ("the same up to case and punctuation", frame::NORMAL)] {
+        let before = summary::counts(&prompts);
+        prompts = frame::drop_duplicates(&prompts, column)?;
+        summary.filtered(filter, &before, &prompts);
+    }
+    let before = summary::counts(&prompts);
+    let (prompts, leaks) = leak::audit(&prompts, config.leaks)?;
+    summary.filtered("training prompts that are validation prompts", &before, &prompts);
+    summary.leaks = leaks;
+    Ok(prompts)
 }
 
 /// Writes one table per set and split; sets without prompts in a split get none.
@@ -216,7 +274,7 @@ mod tests {
         files::write_bytes(&context.datasets.join("held-out.txt"), b"a red car and a blue house\n").unwrap();
         let toml = "[[file]]\ndataset = \"compbench\"\npath = \"held-out.txt\"\nlicence = \"MIT\"\nsplit = \"val\"";
         let config: Config = toml::from_str(toml).unwrap();
-        let outputs = run(&config, &context).unwrap();
+        let outputs = run(&config, &[], &context).unwrap();
         assert_eq!(config.tables(&context), [context.prompts("compbench", "val")]);
         assert_eq!(outputs.tables, config.tables(&context));
     }
@@ -225,7 +283,7 @@ mod tests {
     fn the_miniature_world_gives_the_asked_for_counts_and_no_leak() {
         let folder = tempfile::tempdir().unwrap();
         let context = context(folder.path());
-        let outputs = run(&small(), &context).unwrap();
+        let outputs = run(&small(), &[], &context).unwrap();
         assert_eq!(outputs.tables.len(), 6);
         let mut train = BTreeSet::new();
         for (dataset, val) in [("laion", 6), ("compbench", 18), ("commontext", 10)] {
@@ -243,14 +301,14 @@ mod tests {
         assert!((5..10).contains(&audit.target_text_unseen), "{audit:?}");
         assert!(outputs.summary.combinations.val_only > 0);
         let card = std::fs::read_to_string(context.built.join(CARD)).unwrap();
-        assert!(card.contains("| compbench | val | numeracy | 6 |"), "{card}");
+        assert!(card.contains("<td>compbench</td><td>val</td><td>numeracy</td><td class=\"n\">6</td>"), "{card}");
     }
 
     #[test]
     fn signs_carry_their_target_text_and_every_row_its_scene() {
         let folder = tempfile::tempdir().unwrap();
         let context = context(folder.path());
-        run(&small(), &context).unwrap();
+        run(&small(), &[], &context).unwrap();
         for row in read(&context, "commontext", "val") {
             let text = row.target_text.unwrap();
             assert!(row.prompt.contains(&format!("'{text}'")), "{}", row.prompt);
@@ -263,7 +321,7 @@ mod tests {
     fn equal_seeds_give_equal_tables() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         for folder in [&a, &b] {
-            run(&small(), &context(folder.path())).unwrap();
+            run(&small(), &[], &context(folder.path())).unwrap();
         }
         assert_eq!(read(&context(a.path()), "laion", "train"), read(&context(b.path()), "laion", "train"));
     }
@@ -273,7 +331,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let context = context(folder.path());
         let file: FileConfig = toml::from_str("dataset = 'laion'\npath = 'absent.txt'\nlicence = 'CC0'").unwrap();
-        let error = run(&Config { file: vec![file], ..small() }, &context).unwrap_err();
+        let error = run(&Config { file: vec![file], ..small() }, &[], &context).unwrap_err();
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().contains("absent.txt"), "{error}");
         assert_eq!(read(&context, "compbench", "train").len(), 60);
@@ -289,7 +347,7 @@ mod tests {
         let drawn = "dataset = 'laion'\npath = 'laion.txt'\nlicence = 'CC0'\ncategory = 'caption'";
         let train = "dataset = 'compbench'\npath = 'again.txt'\nlicence = 'CC0'\nsplit = 'train'";
         let file = [drawn, train].map(|text| toml::from_str(text).unwrap()).into();
-        run(&Config { file, val_prompts_per_category: 49, ..Config::default() }, &context).unwrap();
+        run(&Config { file, val_prompts_per_category: 49, ..Config::default() }, &[], &context).unwrap();
         let val = read(&context, "laion", "val");
         assert_eq!((val.len(), read(&context, "laion", "train").len()), (49, 1));
         let leaked = val.iter().any(|row| row.prompt == "caption number 0");

@@ -1,5 +1,7 @@
 //! Where prompts come from. A source reads everything it has; splitting and auditing come after.
 
+pub mod commontext;
+pub mod compbench;
 pub mod text_file;
 
 use std::path::PathBuf;
