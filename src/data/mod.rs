@@ -2,9 +2,12 @@
 
 pub mod build;
 pub mod clean;
+pub mod fetch;
 pub mod flags;
 pub mod frame;
 pub mod leak;
+pub mod near;
 pub mod schema;
 pub mod sources;
 pub mod split;
+pub mod tokens;

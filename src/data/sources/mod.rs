@@ -1,5 +1,6 @@
 //! Where prompts come from. A source reads everything it has; splitting and auditing come after.
 
+pub mod laion;
 pub mod text_file;
 
 use std::path::PathBuf;
