@@ -58,13 +58,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn raw(dataset: &str, split: &str, prompt: &str) -> RawPrompt {
-        RawPrompt {
-            dataset: dataset.into(),
-            category: "all".into(),
-            split: Some(split.into()),
-            prompt: prompt.into(),
-            ..RawPrompt::default()
-        }
+        RawPrompt::example(dataset, split, prompt)
     }
 
     #[test]

@@ -10,4 +10,5 @@ pub mod near;
 pub mod schema;
 pub mod sources;
 pub mod split;
+pub mod structure;
 pub mod tokens;

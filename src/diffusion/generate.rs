@@ -339,17 +339,10 @@ fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::sources::RawPrompt;
 
-    fn prompt(category: &str, text: &str) -> PromptRow {
-        PromptRow {
-            prompt_id: rng::text_id(text),
-            dataset: "compbench".into(),
-            category: category.into(),
-            split: "val".into(),
-            prompt: text.into(),
-            target_text: None,
-            scene: None,
-        }
+    fn raw(category: &str, text: &str) -> RawPrompt {
+        RawPrompt { category: category.into(), ..RawPrompt::example("compbench", "val", text) }
     }
 
     fn context(folder: &Path) -> RunContext {
@@ -364,11 +357,10 @@ mod tests {
     fn a_larger_choice_of_prompts_contains_the_smaller_in_any_file_order() {
         let folder = tempfile::tempdir().unwrap();
         let context = context(folder.path());
-        let mut rows: Vec<_> =
-            (0..40).map(|i| prompt(if i % 2 == 0 { "color" } else { "spatial" }, &format!("prompt {}", i / 2))).collect();
+        let mut rows: Vec<_> = (0..40).map(|i| raw(if i % 2 == 0 { "color" } else { "spatial" }, &format!("prompt {i}"))).collect();
         let mut chosen = |n| {
             rows.reverse();
-            PromptRow::write(&context.prompts("compbench", "val"), &rows).unwrap();
+            PromptRow::write(&context.prompts("compbench", "val"), &PromptRow::from_raw(&rows)).unwrap();
             select_prompts(&config(n), &context).unwrap().into_iter().map(|row| (row.category, row.prompt)).collect::<Vec<_>>()
         };
         let (small, large) = (chosen(3), chosen(7));
@@ -391,7 +383,7 @@ mod tests {
 
     #[test]
     fn rows_name_every_image_of_every_prompt_once() {
-        let prompts = [prompt("color", "a red car"), prompt("spatial", "a red car")];
+        let prompts = PromptRow::from_raw(&[raw("color", "a red car"), raw("spatial", "a red car")]);
         let rows = sample_rows(&config(1), TEACHER, 3, 9, &prompts);
         assert_eq!(rows.len(), 6);
         assert_eq!(rows.iter().map(|row| &row.image).collect::<BTreeSet<_>>().len(), 6);
@@ -408,7 +400,7 @@ mod tests {
     #[test]
     fn ground_truth_without_scenes_is_an_error_that_counts_them() {
         let folder = tempfile::tempdir().unwrap();
-        let rows = sample_rows(&config(1), REAL, 1, 9, &[prompt("color", "a red car")]);
+        let rows = sample_rows(&config(1), REAL, 1, 9, &PromptRow::from_raw(&[raw("color", "a red car")]));
         let error = render_all(&rows, 64, folder.path()).unwrap_err();
         assert!(error.to_string().contains("1 of 1 prompts carry no scene"), "{error}");
     }

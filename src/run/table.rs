@@ -1,14 +1,18 @@
 //! Plain rows ⇄ parquet: the format in which stages talk to each other. A table is a struct; its columns are its fields.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, ListArray, ListBuilder, RecordBatch, StringArray, StringBuilder, UInt64Array,
+};
 use arrow::datatypes::{DataType, Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::Compression;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use crate::error::{Error, Result};
@@ -18,6 +22,10 @@ use crate::run::files;
 pub trait Cell: Sized {
     /// Arrow type of the column and whether it may hold nulls.
     const TYPE: (DataType, bool);
+    /// Arrow type of the column, where a constant cannot hold it.
+    fn data_type() -> DataType {
+        Self::TYPE.0
+    }
     /// One column from its cells.
     fn column<'a>(cells: impl Iterator<Item = &'a Self>) -> ArrayRef
     where
@@ -56,34 +64,76 @@ cell!(f64, Float64Array, DataType::Float64, |&v| v, |v| v);
 cell!(bool, BooleanArray, DataType::Boolean, |&v| v, |v| v);
 cell!(String, StringArray, DataType::Utf8, |v: &String| v.clone(), |v: &str| v.to_owned());
 
-/// Declares a table: a struct with documented fields of `u64`, `f64`, `bool`, `String` or an `Option` of these, with
-/// `write(path, &rows)` (parquet, snappy, by rename) and `read(path, hint)` (columns by name; others are ignored).
+/// A list of words; a missing list is an empty one.
+impl Cell for Vec<String> {
+    const TYPE: (DataType, bool) = (DataType::Null, false);
+
+    fn data_type() -> DataType {
+        DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)))
+    }
+
+    fn column<'a>(cells: impl Iterator<Item = &'a Self>) -> ArrayRef {
+        let mut builder = ListBuilder::new(StringBuilder::new());
+        for words in cells {
+            builder.append_value(words.iter().map(|word| Some(word.as_str())));
+        }
+        Arc::new(builder.finish())
+    }
+
+    fn cells(column: &ArrayRef) -> Option<Vec<Self>> {
+        let column = column.as_any().downcast_ref::<ListArray>()?;
+        let words = |list: Option<ArrayRef>| -> Option<Self> {
+            let Some(list) = list else { return Some(Self::new()) };
+            list.as_string_opt::<i32>()?.iter().map(|word| word.map(str::to_owned)).collect()
+        };
+        column.iter().map(words).collect()
+    }
+}
+
+/// Declares a table: a struct with documented fields of `u64`, `f64`, `bool`, `String`, an `Option` of these or a `Vec<String>`,
+/// with `write(path, &rows)` (parquet, zstd, by rename) and `read(path, hint)` (columns by name; others are ignored). After
+/// `unchecked`, only the parts of these are declared, `columns` and `extend`, for a table that adds checks of its own.
 #[macro_export]
 macro_rules! table {
-    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$field_meta:meta])* pub $field:ident : $type:ty),+ $(,)? }) => {
+    (unchecked $(#[$meta:meta])* pub struct $name:ident { $($(#[$field_meta:meta])* pub $field:ident : $type:ty),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
         pub struct $name { $($(#[$field_meta])* pub $field: $type),+ }
 
         impl $name {
-            /// Writes the rows as parquet, by rename.
-            pub fn write(path: &std::path::Path, rows: &[Self]) -> $crate::error::Result<()> {
-                let columns = vec![$({
-                    let (data_type, nullable) = <$type as $crate::run::table::Cell>::TYPE;
+            /// The rows as columns.
+            fn columns(rows: &[Self]) -> Vec<$crate::run::table::Column<'static>> {
+                vec![$({
+                    let (data_type, nullable) = (<$type as $crate::run::table::Cell>::data_type(), <$type as $crate::run::table::Cell>::TYPE.1);
                     let array = <$type as $crate::run::table::Cell>::column(rows.iter().map(|row| &row.$field));
                     (stringify!($field), data_type, nullable, array)
-                }),+];
-                $crate::run::table::write_columns(path, columns)
+                }),+]
+            }
+
+            /// Appends the rows of a batch of the file `path`.
+            fn extend(rows: &mut Vec<Self>, batch: &arrow::array::RecordBatch, path: &std::path::Path) -> $crate::error::Result<()> {
+                $(let mut $field = $crate::run::table::read_column::<$type>(batch, stringify!($field), path)?.into_iter();)+
+                for _ in 0..batch.num_rows() {
+                    rows.push(Self { $($field: $field.next().expect("every column has as many cells as the batch has rows")),+ });
+                }
+                Ok(())
+            }
+        }
+    };
+    ($(#[$meta:meta])* pub struct $name:ident { $($fields:tt)+ }) => {
+        $crate::table! { unchecked $(#[$meta])* pub struct $name { $($fields)+ } }
+
+        impl $name {
+            /// Writes the rows as parquet, by rename.
+            pub fn write(path: &std::path::Path, rows: &[Self]) -> $crate::error::Result<()> {
+                $crate::run::table::write_columns(path, Self::columns(rows), &[])
             }
 
             /// Reads all rows; `hint` says how to make the file where it is missing.
             pub fn read(path: &std::path::Path, hint: &str) -> $crate::error::Result<Vec<Self>> {
                 let mut rows = Vec::new();
-                for batch in $crate::run::table::read_batches(path, hint)? {
-                    $(let mut $field = $crate::run::table::read_column::<$type>(&batch, stringify!($field), path)?.into_iter();)+
-                    for _ in 0..batch.num_rows() {
-                        rows.push(Self { $($field: $field.next().expect("every column has as many cells as the batch has rows")),+ });
-                    }
+                for batch in $crate::run::table::read_batches(path, hint)?.1 {
+                    Self::extend(&mut rows, &batch, path)?;
                 }
                 Ok(rows)
             }
@@ -91,13 +141,27 @@ macro_rules! table {
     };
 }
 
-/// Writes named columns as one parquet file, by rename.
-pub fn write_columns(path: &Path, columns: Vec<(&str, DataType, bool, ArrayRef)>) -> Result<()> {
+/// Name, type, whether it may hold nulls, and cells of one column.
+pub type Column<'a> = (&'a str, DataType, bool, ArrayRef);
+
+/// Pairs of key and value in the footer of a parquet file.
+pub type Metadata = BTreeMap<String, String>;
+
+/// Rows of a row group: enough to compress well, few enough that their statistics let a reader skip most of a large table.
+const ROW_GROUP: usize = 1 << 16;
+
+/// Writes named columns as one parquet file with `metadata` in its footer: zstd, statistics per row group, by rename.
+pub fn write_columns(path: &Path, columns: Vec<Column>, metadata: &[(&str, String)]) -> Result<()> {
     let fields: Vec<Field> = columns.iter().map(|(name, kind, nullable, _)| Field::new(*name, kind.clone(), *nullable)).collect();
     let schema = Arc::new(Schema::new(fields));
     let batch = RecordBatch::try_new(schema.clone(), columns.into_iter().map(|column| column.3).collect())?;
+    let pairs = metadata.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), value.clone())).collect::<Vec<_>>();
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(ROW_GROUP))
+        .set_key_value_metadata((!pairs.is_empty()).then_some(pairs))
+        .build();
     files::write_atomic(path, |file| {
-        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
         let mut writer = ArrowWriter::try_new(file, schema, Some(properties))?;
         writer.write(&batch).map_err(|error| parquet_write_error(path, error))?;
         writer.close().map_err(|error| parquet_write_error(path, error))?;
@@ -116,15 +180,19 @@ fn parquet_write_error(path: &Path, error: parquet::errors::ParquetError) -> Err
     }
 }
 
-/// All record batches of a parquet file.
-pub fn read_batches(path: &Path, hint: &str) -> Result<Vec<RecordBatch>> {
+/// The pairs in the footer of a parquet file and all its record batches.
+pub fn read_batches(path: &Path, hint: &str) -> Result<(Metadata, Vec<RecordBatch>)> {
     let file = File::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Error::Missing { what: "the table".into(), path: path.into(), hint: hint.into() },
         _ => Error::io("read", path)(error),
     })?;
     let damaged = |error: &dyn std::fmt::Display| Error::format("parquet file", path, error);
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build()).map_err(|error| damaged(&error))?;
-    reader.map(|batch| batch.map_err(|error| damaged(&error))).collect()
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged(&error))?;
+    let pairs = builder.metadata().file_metadata().key_value_metadata();
+    let metadata = pairs.into_iter().flatten().filter_map(|pair| Some((pair.key.clone(), pair.value.clone()?))).collect();
+    let reader = builder.build().map_err(|error| damaged(&error))?;
+    let batches = reader.map(|batch| batch.map_err(|error| damaged(&error))).collect::<Result<_>>()?;
+    Ok((metadata, batches))
 }
 
 /// One column of a batch by name.
@@ -134,7 +202,7 @@ pub fn read_column<T: Cell>(batch: &RecordBatch, name: &str, path: &Path) -> Res
         return Err(Error::Column { column: name.into(), path: path.into(), found });
     };
     T::cells(column).ok_or_else(|| {
-        let reason = format!("column `{name}` has type {} or holds nulls, expected {}", column.data_type(), T::TYPE.0);
+        let reason = format!("column `{name}` has type {} or holds nulls, expected {}", column.data_type(), T::data_type());
         Error::format("table of this version", path, reason)
     })
 }

@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::leak::{self, LeakPolicy};
-use crate::data::schema::{DATASETS, PromptRow, TRAIN, VAL};
+use crate::data::schema::{DATASETS, LAION, PAPER_DATASETS, PromptRow, SPLITS, TRAIN, VAL};
+use crate::data::sources::laion::{self, Laion};
 use crate::data::sources::text_file::{FileConfig, FileSplit, TextFile};
 use crate::data::sources::{PromptSource, RawPrompt};
-use crate::data::{clean, frame, split};
+use crate::data::{clean, frame, split, tokens};
 use crate::error::{Error, Result};
 use crate::run::context::RunContext;
 use crate::run::{files, interrupt};
@@ -31,6 +32,9 @@ pub struct Config {
     pub mini: Option<mini::Config>,
     /// Local files.
     pub file: Vec<FileConfig>,
+    /// Captions of LAION tables; none where the table is absent.
+    pub laion: Option<laion::Config>,
+    pub tokenizers: tokens::Config,
     pub clean: clean::Config,
     pub leaks: LeakPolicy,
     /// Drawn from each category of the files that do not say their split.
@@ -42,6 +46,9 @@ impl Default for Config {
         Self {
             mini: None,
             file: Vec::new(),
+            laion: None,
+            // Without them, no prompt has a length in tokens.
+            tokenizers: tokens::Config::default(),
             clean: clean::Config::default(),
             // A validation prompt seen in training measures memory.
             leaks: LeakPolicy::Drop,
@@ -63,8 +70,14 @@ impl Config {
     /// Fails where the configuration cannot give a prompt, before anything is read.
     pub fn check(&self) -> Result<()> {
         self.clean.check()?;
-        if self.mini.is_none() && self.file.is_empty() {
-            return Err(Error::config("no prompt source is configured", "add [data.mini] or a [[data.file]] to the pipeline"));
+        if self.mini.is_none() && self.file.is_empty() && self.laion.is_none() {
+            return Err(Error::config(
+                "no prompt source is configured",
+                "add [data.mini], [data.laion] or a [[data.file]] to the pipeline",
+            ));
+        }
+        if let Some(laion) = &self.laion {
+            laion.check()?;
         }
         for file in &self.file {
             if !DATASETS.contains(&file.dataset.as_str()) {
@@ -80,6 +93,15 @@ impl Config {
         let mut sources: Vec<Box<dyn PromptSource>> = Vec::new();
         if let Some(mini) = &self.mini {
             sources.push(Box::new(mini::Grammar { config: mini.clone(), seed: context.seed }));
+        }
+        if let Some(config) = &self.laion {
+            sources.push(Box::new(Laion {
+                config: config.clone(),
+                clean: self.clean.clone(),
+                tokenizers: self.tokenizers.clone(),
+                folder: context.sources.clone(),
+                seed: context.seed,
+            }));
         }
         for file in &self.file {
             sources.push(Box::new(TextFile::new(file, &context.datasets)));
@@ -105,7 +127,8 @@ impl Config {
 
     fn sets_and_splits(&self) -> BTreeSet<(&str, &'static str)> {
         let both = |set| [(set, TRAIN), (set, VAL)];
-        let mut tables: BTreeSet<(&str, &'static str)> = self.mini.iter().flat_map(|_| DATASETS).flat_map(both).collect();
+        let mut tables: BTreeSet<(&str, &'static str)> = self.mini.iter().flat_map(|_| PAPER_DATASETS).flat_map(both).collect();
+        tables.extend(self.laion.iter().map(|_| (LAION, TRAIN)));
         for file in &self.file {
             let set = file.dataset.as_str();
             match file.split {
@@ -134,7 +157,15 @@ pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
             missing.extend(absent.iter().map(|path| path.display().to_string()));
             continue;
         }
-        let reading = source.read()?;
+        let mut reading = source.read()?;
+        let (name, licence) = (source.name(), source.licence());
+        for prompt in &mut reading.prompts {
+            for (field, value) in [(&mut prompt.source, &name), (&mut prompt.licence, &licence)] {
+                if field.is_empty() {
+                    field.clone_from(value);
+                }
+            }
+        }
         summary.sources.push(card::SourceSummary::new(source.as_ref(), &reading));
         raw.extend(reading.prompts);
         interrupt::check()?;
@@ -170,11 +201,8 @@ pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
 fn write_tables(prompts: &[RawPrompt], context: &RunContext) -> Result<Vec<PathBuf>> {
     let mut tables = Vec::new();
     for dataset in DATASETS {
-        for split in ["train", "val"] {
-            let here = prompts.iter().filter(|p| p.dataset == dataset && p.split.as_deref() == Some(split));
-            let rows: Vec<PromptRow> = here
-                .map(|p| PromptRow::new(dataset, &p.category, split, p.prompt.clone(), p.target_text.clone(), p.scene.clone()))
-                .collect();
+        for split in SPLITS {
+            let rows = PromptRow::from_raw(prompts.iter().filter(|p| p.dataset == dataset && p.split.as_deref() == Some(split)));
             if !rows.is_empty() {
                 let path = context.prompts(dataset, split);
                 PromptRow::write(&path, &rows)?;
@@ -229,7 +257,7 @@ mod tests {
             train.extend(rows.into_iter().map(|row| row.prompt_id));
             assert_eq!(read(&context, dataset, "val").len(), val, "{dataset}");
         }
-        for dataset in DATASETS {
+        for dataset in PAPER_DATASETS {
             assert!(read(&context, dataset, "val").iter().all(|row| !train.contains(&row.prompt_id)));
         }
         let audit = &outputs.summary.leaks;

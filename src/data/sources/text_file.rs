@@ -222,7 +222,8 @@ impl TextFile {
 
 impl PromptSource for TextFile {
     fn name(&self) -> String {
-        self.path.display().to_string()
+        // Relative: a table must not depend on where it was built.
+        self.config.path.display().to_string()
     }
 
     fn licence(&self) -> String {
@@ -313,7 +314,7 @@ mod tests {
         let rename = |config: &mut FileConfig| config.prompt_column = "caption".into();
         assert_eq!(source(folder, "a.csv", csv.as_bytes(), rename).read().unwrap().prompts, text);
 
-        let rows: Vec<_> = prompts.iter().map(|prompt| PromptRow::new("any", "any", TRAIN, (*prompt).into(), None, None)).collect();
+        let rows = PromptRow::from_raw(&prompts.map(|prompt| RawPrompt::example("laion", TRAIN, prompt)));
         PromptRow::write(&folder.join("a.parquet"), &rows).unwrap();
         let bytes = std::fs::read(folder.join("a.parquet")).unwrap();
         assert_eq!(source(folder, "a.parquet", &bytes, |_| {}).read().unwrap().prompts, text);
