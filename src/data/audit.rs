@@ -1,17 +1,20 @@
 //! The leak audit: for every training set and every validation set, how many validation prompts training gives away, by five
 //! measures from the strictest to the loosest.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::clean::normal_form;
-use crate::data::minhash::{self, Index};
+use crate::data::clean::words::{Words, mix};
+use crate::data::near::{self, Shingles};
 use crate::data::schema::{TRAIN, VAL};
 use crate::data::sources::RawPrompt;
 
 /// Words in a row that count as a quotation. T2I-CompBench's templates have seven, so that a shared template is none.
 pub const RUN: usize = 8;
+/// Share of common words and pairs of neighbours from which prompts are nearly the same.
+const SIMILAR: f64 = 0.8;
 
 /// One training set against one validation set. All counts are of validation prompts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +33,7 @@ pub struct Pair {
     pub target_seen: usize,
     /// That share [`RUN`] words in a row with a training prompt.
     pub quoted: usize,
-    /// With a training prompt of Jaccard similarity 0.8 or more over runs of three words (MinHash).
+    /// With a training prompt of Jaccard similarity 0.8 or more over words and pairs of neighbours (MinHash).
     pub near: usize,
 }
 
@@ -48,7 +51,7 @@ struct Known<'a> {
     targets: HashSet<String>,
     /// Hashes of runs: of a million of them, two are equal with a probability of 3 in 10⁸.
     runs: HashSet<u64>,
-    near: Index,
+    near: Near,
 }
 
 /// Every pair of a training and a validation set that have prompts, sorted.
@@ -68,8 +71,8 @@ pub fn pairs(prompts: &[RawPrompt]) -> Vec<Pair> {
             exact: rows.iter().map(|&i| prompts[i].prompt.as_str()).collect(),
             normalised: rows.iter().map(|&i| normals[i].as_str()).collect(),
             targets: rows.iter().filter_map(|&i| prompts[i].target_text.as_deref()).map(target_form).collect(),
-            runs: rows.iter().flat_map(|&i| minhash::runs(&normals[i], RUN)).collect(),
-            near: Index::new(rows.iter().map(|&i| normals[i].as_str())),
+            runs: rows.iter().flat_map(|&i| runs(&normals[i])).collect(),
+            near: Near::new(rows.iter().map(|&i| normals[i].as_str())),
         };
         for (val_set, asked) in &val {
             let count = |found: &dyn Fn(usize) -> bool| asked.iter().filter(|&&i| found(i)).count();
@@ -83,12 +86,57 @@ pub fn pairs(prompts: &[RawPrompt]) -> Vec<Pair> {
                 normalised: count(&|i| known.normalised.contains(normals[i].as_str())),
                 with_target: count(&|i| target(i).is_some()),
                 target_seen: count(&|i| target(i).is_some_and(|target| known.targets.contains(&target))),
-                quoted: count(&|i| minhash::runs(&normals[i], RUN).iter().any(|run| known.runs.contains(run))),
-                near: count(&|i| known.near.has_similar(&normals[i])),
+                quoted: count(&|i| runs(&normals[i]).iter().any(|run| known.runs.contains(run))),
+                near: count(&|i| known.near.has(&normals[i])),
             });
         }
     }
     pairs
+}
+
+/// Training prompts by the bands of their signatures.
+#[derive(Default)]
+struct Near {
+    /// Shingles of every text.
+    texts: Vec<Box<[u64]>>,
+    /// Texts by the number of a band and its hash.
+    buckets: HashMap<(usize, u32), Vec<u32>>,
+}
+
+impl Near {
+    /// From texts in normal form.
+    fn new<'a>(normals: impl Iterator<Item = &'a str>) -> Self {
+        let mut found = Self::default();
+        // Equal texts need one place.
+        for normal in normals.collect::<BTreeSet<_>>() {
+            let shingles = shingles(normal);
+            for band in near::signature(&shingles).into_iter().enumerate() {
+                found.buckets.entry(band).or_default().push(found.texts.len() as u32);
+            }
+            found.texts.push(shingles);
+        }
+        found
+    }
+
+    /// True if some text shares at least [`SIMILAR`] of its words and pairs of neighbours with this one.
+    fn has(&self, normal: &str) -> bool {
+        let shingles = shingles(normal);
+        let candidates = near::signature(&shingles).into_iter().enumerate().filter_map(|band| self.buckets.get(&band)).flatten();
+        let mut compared = HashSet::new();
+        candidates.into_iter().any(|&at| compared.insert(at) && near::jaccard(&self.texts[at as usize], &shingles) >= SIMILAR)
+    }
+}
+
+fn shingles(normal: &str) -> Box<[u64]> {
+    let (mut words, mut shingles) = (Words::default(), Shingles::default());
+    words.read(normal);
+    shingles.read(&words).into()
+}
+
+/// Hashes of all runs of [`RUN`] words of a text in normal form.
+fn runs(normal: &str) -> Vec<u64> {
+    let mut words = Words::default();
+    words.read(normal).hashes().windows(RUN).map(|run| run.iter().fold(0, |hash: u64, &word| mix(hash.rotate_left(32) ^ word))).collect()
 }
 
 /// The normal form of a target text; the text itself where that is empty (`?!`).

@@ -33,6 +33,18 @@ pub fn text_id(text: &str) -> u64 {
     u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
+/// Place of a text in a seeded order of all texts: the lowest ranks are a sample that depends on the texts alone. Each purpose
+/// has an order of its own.
+pub fn rank(seed: u64, purpose: &str, text: &str) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_le_bytes());
+    hash.update((purpose.len() as u64).to_le_bytes());
+    hash.update(purpose.as_bytes());
+    hash.update(text.as_bytes());
+    let digest = hash.finalize();
+    u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+}
+
 /// Uniform in [0, 1) with 53 bits.
 pub fn uniform(rng: &mut impl Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64

@@ -151,8 +151,8 @@ fn audit(page: &mut Page, summary: &Summary) {
     };
     let note = format!(
         "{fate} ({} of them up to case and punctuation). Of each validation set, the prompts that a training set gives away: letter by \
-         letter, up to case and punctuation, by their target text, by eight words in a row, by most of their runs of three words \
-         (MinHash, Jaccard similarity of at least 0.8).",
+         letter, up to case and punctuation, by their target text, by eight words in a row, by their words and \
+         pairs of neighbours (MinHash, Jaccard similarity of at least 0.8).",
         summary.leaks.normalised
     );
     page.section("Leak audit", &note);

@@ -9,16 +9,19 @@ pub mod summary;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::leak::{self, LeakPolicy};
 use crate::data::mixture::{self, Mixture};
-use crate::data::schema::{COMMONTEXT, COMMONTEXT_HELD_OUT, COMPBENCH, DATASETS, PAPER_DATASETS, PromptRow, SPLITS, TRAIN, VAL};
+use crate::data::schema::{COMMONTEXT, COMMONTEXT_HELD_OUT, COMPBENCH, DATASETS, LAION, PAPER_DATASETS, PromptRow, SPLITS, TRAIN, VAL};
 use crate::data::sources::commontext::{self, CommonText};
 use crate::data::sources::compbench::{self, CompBench};
+use crate::data::sources::laion::{self, Laion};
 use crate::data::sources::text_file::{FileConfig, FileSplit, TextFile};
 use crate::data::sources::{PromptSource, RawPrompt, Treatment};
-use crate::data::{audit, clean, frame, split};
+use crate::data::tokens::Counters;
+use crate::data::{audit, clean, frame, split, tokens};
 use crate::error::{Error, Result};
 use crate::run::context::RunContext;
 use crate::run::{files, interrupt};
@@ -41,6 +44,9 @@ pub struct Config {
     pub commontext: Option<commontext::Config>,
     /// Local files.
     pub file: Vec<FileConfig>,
+    /// Captions of LAION tables; none where the table is absent.
+    pub laion: Option<laion::Config>,
+    pub tokenizers: tokens::Config,
     pub clean: clean::Config,
     pub leaks: LeakPolicy,
     /// Drawn from each category of the files that do not say their split.
@@ -54,6 +60,9 @@ impl Default for Config {
             compbench: None,
             commontext: None,
             file: Vec::new(),
+            laion: None,
+            // Without them, no prompt has a length in tokens.
+            tokenizers: tokens::Config::default(),
             clean: clean::Config::default(),
             // A validation prompt seen in training measures memory.
             leaks: LeakPolicy::Drop,
@@ -75,9 +84,13 @@ impl Config {
     /// Fails where the configuration cannot give a prompt, before anything is read.
     pub fn check(&self) -> Result<()> {
         self.clean.check()?;
-        if self.mini.is_none() && self.compbench.is_none() && self.commontext.is_none() && self.file.is_empty() {
-            let hint = "add [data.mini], [data.compbench], [data.commontext] or a [[data.file]] to the pipeline";
+        let nothing = self.mini.is_none() && self.compbench.is_none() && self.commontext.is_none() && self.laion.is_none();
+        if nothing && self.file.is_empty() {
+            let hint = "add [data.mini], [data.laion], [data.compbench], [data.commontext] or a [[data.file]] to the pipeline";
             return Err(Error::config("no prompt source is configured", hint));
+        }
+        if let Some(laion) = &self.laion {
+            laion.check()?;
         }
         for file in &self.file {
             if !DATASETS.contains(&file.dataset.as_str()) {
@@ -99,6 +112,15 @@ impl Config {
         }
         if let Some(config) = &self.commontext {
             sources.push(Box::new(CommonText::new(config, &context.sources, context.seed)));
+        }
+        if let Some(config) = &self.laion {
+            sources.push(Box::new(Laion {
+                config: config.clone(),
+                clean: self.clean.clone(),
+                tokenizers: self.tokenizers.clone(),
+                folder: context.sources.clone(),
+                seed: context.seed,
+            }));
         }
         for file in &self.file {
             // A file of the user comes before one of the repository.
@@ -132,6 +154,7 @@ impl Config {
             let parts = [(COMMONTEXT, TRAIN, config.train), (COMMONTEXT, VAL, config.val), (COMMONTEXT_HELD_OUT, VAL, config.held_out)];
             tables.extend(parts.into_iter().filter(|part| part.2 > 0).map(|part| (part.0, part.1)));
         }
+        tables.extend(self.laion.iter().map(|_| (LAION, TRAIN)));
         for file in &self.file {
             let set = file.dataset.as_str();
             match file.split {
@@ -175,7 +198,8 @@ pub fn run(config: &Config, mixtures: &[Mixture], context: &RunContext) -> Resul
         let hint = "no source was there; run `scaledown data fetch` or put the files in place and run `build-data` again";
         return Err(Error::Partial { missing: summary.missing, hint: hint.into() });
     }
-    let prompts = prepare(raw, config, context.seed, &mut summary)?;
+    let mut prompts = prepare(raw, config, context.seed, &mut summary)?;
+    count_tokens(&mut prompts, &config.tokenizers, context, &mut summary)?;
     interrupt::check()?;
     summary.audit = audit::pairs(&prompts);
     summary.combinations = mini::combinations(&prompts)?;
@@ -230,6 +254,24 @@ fn prepare(raw: Vec<RawPrompt>, config: &Config, seed: u64, summary: &mut Summar
     summary.filtered("training prompts that are validation prompts", &before, &prompts);
     summary.leaks = leaks;
     Ok(prompts)
+}
+
+/// Fills in the lengths in tokens; a tokenizer that is not there is noted as missing.
+fn count_tokens(prompts: &mut [RawPrompt], config: &tokens::Config, context: &RunContext, summary: &mut Summary) -> Result<()> {
+    let absent: Vec<PathBuf> = config.files(&context.sources).into_iter().filter(|path| !path.exists()).collect();
+    if !absent.is_empty() {
+        summary.missing.extend(absent.iter().map(|path| format!("tokenizer: `{}`", path.display())));
+        return Ok(());
+    }
+    let counters = Counters::load(config, &context.sources)?;
+    if counters.is_empty() {
+        return Ok(());
+    }
+    prompts.par_iter_mut().filter(|prompt| prompt.t5_tokens.is_none() && prompt.clip_tokens.is_none()).try_for_each(|prompt| {
+        let lengths = counters.count(&prompt.prompt)?;
+        (prompt.t5_tokens, prompt.clip_tokens) = (lengths.t5, lengths.clip);
+        Ok(())
+    })
 }
 
 /// Writes one table per set and split; sets without prompts in a split get none.

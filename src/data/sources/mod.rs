@@ -2,6 +2,7 @@
 
 pub mod commontext;
 pub mod compbench;
+pub mod laion;
 pub mod text_file;
 
 use std::path::PathBuf;

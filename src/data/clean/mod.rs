@@ -1,7 +1,14 @@
-//! Cleaning of prompt texts: white space, control characters, length; and the normal form in which duplicates are found.
+//! Cleaning of prompt texts: white space, control characters and length of every prompt; in its parts what captions from the
+//! web need beyond that, the flags, and the normal form in which duplicates are found.
+
+pub mod caption;
+pub mod entities;
+pub mod marks;
+pub mod words;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::words::normal_form;
 use crate::error::{Error, Result};
 
 /// Which prompts are kept.
@@ -43,14 +50,6 @@ pub fn collapse(text: &str) -> String {
     spaced.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Lower case without punctuation: two prompts with the same normal form ask for the same image.
-///
-/// Words in single quotes keep their letters only, so `'stop'` and `stop!` are the same sign.
-pub fn normal_form(text: &str) -> String {
-    let letters: String = text.chars().map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
-    collapse(&letters).to_lowercase()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,11 +78,5 @@ mod tests {
         let config = Config { min_characters: 1, max_characters: 3 };
         assert_eq!(config.clean("äöü").as_deref(), Some("äöü"));
         assert_eq!(config.clean("äöüx"), None);
-    }
-
-    #[test]
-    fn normal_form_ignores_case_and_punctuation() {
-        assert_eq!(normal_form("A cat, holding a sign reading 'Stop'."), "a cat holding a sign reading stop");
-        assert_eq!(normal_form("t-shirt"), "t shirt");
     }
 }
