@@ -106,10 +106,15 @@ impl<T: Real> Views<'_, T> {
         vectorised(
             #[inline(always)]
             || {
+                // Plain loops: what an iterator calls inside would be compiled for the baseline.
                 if let Some(bias) = bias {
-                    p.iter_mut().zip(bias).for_each(|(p, &bias)| *p += bias);
+                    for (p, &bias) in p.iter_mut().zip(bias) {
+                        *p += bias;
+                    }
                 }
-                p.chunks_exact_mut(s.l).for_each(softmax);
+                for row in p.chunks_exact_mut(s.l) {
+                    softmax(row);
+                }
             },
         );
         gemm(out, Matrix::row_major(p, s.l, s.l, s.l), s.head(i, self.v), T::ONE, Into::Replace, Threads::One);
@@ -193,7 +198,11 @@ impl<T: Real> Views<'_, T> {
         gemm(MatrixMut::row_major(ds, s.l, s.l, s.l), d_out, s.head(i, self.v).t(), T::ONE, Into::Replace, Threads::One);
         vectorised(
             #[inline(always)]
-            || ds.chunks_exact_mut(s.l).zip(p.chunks_exact(s.l)).for_each(|(ds, p)| softmax_vjp(ds, p)),
+            || {
+                for (ds, p) in ds.chunks_exact_mut(s.l).zip(p.chunks_exact(s.l)) {
+                    softmax_vjp(ds, p);
+                }
+            },
         );
         let ds = Matrix::row_major(&*ds, s.l, s.l, s.l);
         gemm(dq, ds, s.head(i, self.k), scale, Into::Replace, Threads::One);

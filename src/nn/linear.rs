@@ -149,7 +149,9 @@ pub fn column_sums(x: &Tensor) -> Result<Tensor> {
             let part = |rows: &[T]| vectorised(#[inline(always)] || {
                 let mut sums = vec![T::ZERO; columns];
                 for row in rows.chunks_exact(columns) {
-                    sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += value);
+                    for (sum, &value) in sums.iter_mut().zip(row) {
+                        *sum += value;
+                    }
                 }
                 sums
             });

@@ -1,6 +1,6 @@
 //! Query/key norm, rotary embedding and joining of text and image tokens in one pass, as Flux's blocks need it.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::cpu::output::unwritten;
@@ -22,17 +22,24 @@ pub struct Rotation {
 impl Rotation {
     /// Angles for token positions `[T][axis]`; axis `i` owns `axes[i]` of the head width (flux@802fb47 src/flux/math.py).
     pub fn new<T: Real>(positions: &[Vec<f64>], axes: &[usize], theta: f64) -> Result<Self> {
-        let mut angles = Vec::new();
+        // Few positions differ on an axis: every angle is turned into a cosine and a sine once.
+        let mut seen: Vec<Vec<(f64, Vec<(T, T)>)>> = vec![Vec::new(); axes.len()];
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in positions {
-            for (&p, &width) in position.iter().zip(axes) {
-                angles.extend((0..width / 2).map(|i| p / theta.powf(2.0 * i as f64 / width as f64)));
+            for ((&p, &width), seen) in position.iter().zip(axes).zip(&mut seen) {
+                let found = seen.iter().position(|(known, _)| *known == p).unwrap_or_else(|| {
+                    let angle = |i: usize| p / theta.powf(2.0 * i as f64 / width as f64);
+                    seen.push((p, (0..width / 2).map(angle).map(|a| (T::of(a.cos()), T::of(a.sin()))).collect()));
+                    seen.len() - 1
+                });
+                for &(c, s) in &seen[found].1 {
+                    cos.push(c);
+                    sin.push(s);
+                }
             }
         }
-        let half = axes.iter().sum::<usize>() / 2;
-        let make = |f: fn(f64) -> f64| {
-            Tensor::from_vec(angles.iter().map(|&a| T::of(f(a))).collect::<Vec<T>>(), (positions.len(), half), &Device::Cpu)
-        };
-        Ok(Self { cos: make(f64::cos)?, sin: make(f64::sin)? })
+        let shape = (positions.len(), axes.iter().sum::<usize>() / 2);
+        Ok(Self { cos: tensor(cos, shape)?, sin: tensor(sin, shape)? })
     }
 }
 
