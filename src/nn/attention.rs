@@ -166,15 +166,16 @@ pub fn attention_vjp(
         {
             numbers!(T: q, k, v, d_out, p = &saved.probabilities);
             let views = Views { s, q, k, v, bias: None };
-            let outputs = s.heads_mut(&mut dq).into_par_iter().zip(s.heads_mut(&mut dk)).zip(s.heads_mut(&mut dv)).enumerate();
-            let run = |ds: &mut [T], (i, ((dq, dk), dv)): (usize, ((MatrixMut<T>, MatrixMut<T>), MatrixMut<T>))| {
-                views.backward(i, (&p[i * s.square()..][..s.square()], d_out), T::of(scale), [dq, dk, dv], ds);
+            let outputs = s.heads_mut(&mut dq).into_par_iter().zip(s.heads_mut(&mut dk)).zip(s.heads_mut(&mut dv));
+            let outputs = outputs.map(|((dq, dk), dv)| [dq, dk, dv]).enumerate();
+            let run = |ds: &mut [T], i: usize, outputs: [MatrixMut<T>; 3]| {
+                views.backward(i, (&p[i * s.square()..][..s.square()], d_out), T::of(scale), outputs, ds);
             };
             match bias {
-                BiasGradient::Skip => outputs.for_each_init(|| unwritten::<T>(s.square()), |ds, output| run(ds, output)),
+                BiasGradient::Skip => outputs.for_each_init(|| unwritten::<T>(s.square()), |ds, (i, outputs)| run(ds, i, outputs)),
                 BiasGradient::Compute => {
                     let mut ds = unwritten::<T>(b * s.h * s.square());
-                    outputs.zip(ds.par_chunks_exact_mut(s.square())).for_each(|(output, ds)| run(ds, output));
+                    outputs.zip(ds.par_chunks_exact_mut(s.square())).for_each(|((i, outputs), ds)| run(ds, i, outputs));
                     // Summed in the order of the batch.
                     let (first, others) = ds.split_at_mut(s.h * s.square());
                     for item in others.chunks_exact(s.h * s.square()) {

@@ -19,11 +19,14 @@ pub struct Rotation {
     pub sin: Tensor,
 }
 
+/// A position on an axis with the cosine and sine of each of its angles.
+type Turned<T> = (f64, Vec<(T, T)>);
+
 impl Rotation {
     /// Angles for token positions `[T][axis]`; axis `i` owns `axes[i]` of the head width (flux@802fb47 src/flux/math.py).
     pub fn new<T: Real>(positions: &[Vec<f64>], axes: &[usize], theta: f64) -> Result<Self> {
         // Few positions differ on an axis: every angle is turned into a cosine and a sine once.
-        let mut seen: Vec<Vec<(f64, Vec<(T, T)>)>> = vec![Vec::new(); axes.len()];
+        let mut seen: Vec<Vec<Turned<T>>> = vec![Vec::new(); axes.len()];
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in positions {
             for ((&p, &width), seen) in position.iter().zip(axes).zip(&mut seen) {

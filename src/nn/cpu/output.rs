@@ -14,12 +14,12 @@ pub fn poison_unwritten(poison: bool) {
 }
 
 /// `n` unspecified numbers, every one of which must be written before it is read.
+#[expect(clippy::uninit_vec, reason = "kernels write every number before they read it, which `tests/kernels.rs` checks with NaN")]
 pub fn unwritten<T: Real>(n: usize) -> Vec<T> {
     if POISON.load(Ordering::Relaxed) {
         return vec![T::of(f64::NAN); n];
     }
     let mut numbers = Vec::with_capacity(n);
-    #[expect(clippy::uninit_vec, reason = "kernels write every number before they read it, which `tests/kernels.rs` checks with NaN")]
     // SAFETY: the capacity is `n`, every bit pattern is a valid number, and no kernel reads a number before writing it.
     unsafe {
         numbers.set_len(n);
