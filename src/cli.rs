@@ -1,11 +1,12 @@
 //! The command line: what can be asked for. Results go to stdout, everything else to stderr.
 
+mod data;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Pipeline};
-use crate::data::export::{self, FORMATS, Format};
 use crate::doctor;
 use crate::error::{Error, Result};
 use crate::mini::bootstrap::Part;
@@ -57,11 +58,6 @@ enum Command {
         #[arg(long)]
         allow_missing: bool,
     },
-    /// Fetch prompt sets and hand on built ones.
-    Data {
-        #[command(subcommand)]
-        command: DataCommand,
-    },
     /// Train the students against the frozen teacher; goes on where an earlier run stopped.
     Distill {
         /// A student of the pipeline, or `all`.
@@ -89,21 +85,13 @@ enum Command {
         #[arg(long = "continue")]
         warm_start: bool,
     },
+    /// Bring published prompt sets here, make a small table of a huge one, hand on built ones.
+    Data {
+        #[command(subcommand)]
+        command: data::Command,
+    },
     /// Say what this machine has and what the pipelines lack.
     Doctor,
-}
-
-#[derive(Debug, Subcommand)]
-enum DataCommand {
-    /// Write the built tables in the formats of others; prints the files.
-    Export {
-        /// `authors` (the files of the released training script), `jsonl`, or `hugging-face` (a folder for `datasets`).
-        #[arg(long)]
-        format: String,
-        /// The folder to write into.
-        #[arg(long, value_name = "DIR")]
-        to: PathBuf,
-    },
 }
 
 /// Stands for every student or encoder.
@@ -116,10 +104,10 @@ pub fn run(cli: Cli) -> Result<()> {
         print!("{}", doctor::report(common.root()));
         return Ok(());
     }
-    let mut pipeline = common.load()?;
     if let Command::Data { command } = &cli.command {
-        return data(command, &pipeline);
+        return data::run(command, common);
     }
+    let mut pipeline = common.load()?;
     if let Command::BuildData { from: Some(from), .. } = &cli.command {
         pipeline.context.sources = from.clone();
     }
@@ -154,19 +142,6 @@ pub fn run(cli: Cli) -> Result<()> {
     }
     if matches!(cli.command, Command::Report | Command::Run) {
         println!("{}", pipeline.page().display());
-    }
-    Ok(())
-}
-
-/// Does what `scaledown data` is asked for.
-fn data(command: &DataCommand, pipeline: &Pipeline) -> Result<()> {
-    match command {
-        DataCommand::Export { format, to } => {
-            let format = Format::named(format).ok_or_else(|| config::unknown("format", format, &FORMATS))?;
-            for path in export::run(format, &pipeline.context, to)? {
-                println!("{}", path.display());
-            }
-        }
     }
     Ok(())
 }

@@ -44,6 +44,9 @@ pub enum Error {
     /// A published file could not be downloaded.
     #[error("cannot download `{address}` to `{path}`: {reason}")]
     Download { address: String, path: PathBuf, reason: String, hint: String },
+    /// A table at an address could not be read.
+    #[error("cannot read `{address}`: {reason}")]
+    Remote { address: String, reason: String, hint: String },
     /// Some sources of a build were missing; the rest was built.
     #[error("built without {} missing source(s): {}", missing.len(), missing.join(", "))]
     Partial { missing: Vec<String>, hint: String },
@@ -84,10 +87,13 @@ impl Error {
     /// What to do next, where the library knows.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Missing { hint, .. } | Self::Partial { hint, .. } | Self::Download { hint, .. } | Self::Interrupted { hint } => {
-                Some(hint.clone())
-            }
+            Self::Missing { hint, .. }
+            | Self::Partial { hint, .. }
+            | Self::Download { hint, .. }
+            | Self::Remote { hint, .. }
+            | Self::Interrupted { hint } => Some(hint.clone()),
             Self::Config { hint, .. } => hint.clone(),
+            Self::Column { .. } => Some("name the column in the pipeline, or give a table that has it".into()),
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Some("free some space and run the same command again; it goes on where it stopped".into())
             }

@@ -45,7 +45,8 @@ impl Pipeline {
         let students = self.experiment.student.iter();
         let mixtures: Vec<Mixture> =
             students.map(|student| Mixture { name: student.name.clone(), sources: student.datasets.clone() }).collect();
-        let settings = json!({"data": config, "mixtures": mixtures});
+        let mut settings = serde_json::to_value(config).map_err(|error| Error::Invalid(format!("configuration of build-data: {error}")))?;
+        settings["mixtures"] = json!(mixtures);
         let stage = self.stage("build-data", context.built.clone(), &settings, inputs, outputs)?;
         Ok(Step { stage, body: Box::new(move || data::build::run(config, &mixtures, context).map(drop)) })
     }

@@ -24,6 +24,8 @@ pub fn assign(prompts: &mut [RawPrompt], val_per_category: usize, seed: u64) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn prompts(order: impl Iterator<Item = usize>) -> Vec<RawPrompt> {
@@ -60,5 +62,33 @@ mod tests {
         assign(&mut given, 10, 1);
         assert_eq!(given[0].split.as_deref(), Some(TRAIN));
         assert_eq!(val(&given).len(), 3);
+    }
+
+    proptest! {
+        /// Every prompt is in one split, every category has as many validation prompts as it can, and neither the order nor other
+        /// categories change anything.
+        #[test]
+        fn a_split_is_one_for_any_order(texts in proptest::collection::btree_set("[a-d]{1,4}", 0..40), val_each in 0usize..6, seed: u64) {
+            let raw = |text: &String| RawPrompt {
+                dataset: "laion".into(),
+                category: text[..1].into(),
+                prompt: text.clone(),
+                ..RawPrompt::default()
+            };
+            let mut forward: Vec<RawPrompt> = texts.iter().map(raw).collect();
+            let mut backward: Vec<RawPrompt> = texts.iter().rev().map(raw).collect();
+            assign(&mut forward, val_each, seed);
+            assign(&mut backward, val_each, seed);
+            backward.reverse();
+            prop_assert_eq!(&forward, &backward);
+            for category in ["a", "b", "c", "d"] {
+                let of: Vec<RawPrompt> = forward.iter().filter(|p| p.category == category).cloned().collect();
+                prop_assert_eq!(val(&of).len(), of.len().min(val_each));
+                let mut alone: Vec<RawPrompt> = of.iter().map(|p| RawPrompt { split: None, ..p.clone() }).collect();
+                assign(&mut alone, val_each, seed);
+                prop_assert_eq!(alone, of);
+            }
+            prop_assert!(forward.iter().all(|p| p.split.is_some()));
+        }
     }
 }

@@ -15,12 +15,21 @@ pub struct Config {
     pub t5: Option<PathBuf>,
     /// Without one, no prompt has a length in CLIP tokens.
     pub clip: Option<PathBuf>,
+    /// Whether a build without the files is complete; lengths are absent then.
+    pub optional: bool,
 }
 
 impl Config {
-    /// The files named, below `folder`.
-    pub fn files(&self, folder: &Path) -> Vec<PathBuf> {
+    /// The files named, below `folder`, whether they are there or not.
+    pub fn named(&self, folder: &Path) -> Vec<PathBuf> {
         [&self.t5, &self.clip].into_iter().flatten().map(|path| folder.join(path)).collect()
+    }
+
+    /// The files that are read: all that are named, or those of them that are there where they are optional.
+    pub fn files(&self, folder: &Path) -> Vec<PathBuf> {
+        let mut files = self.named(folder);
+        files.retain(|path| !self.optional || path.exists());
+        files
     }
 }
 
@@ -42,9 +51,12 @@ impl Counters {
     /// Loads the tokenizers of `config` from below `folder`.
     ///
     /// # Errors
-    /// A file is named but missing, or no tokenizer.
+    /// A file is named but missing and not optional, or no tokenizer.
     pub fn load(config: &Config, folder: &Path) -> Result<Self> {
-        let load = |path: &Option<PathBuf>| path.as_ref().map(|path| tokenizer(&folder.join(path))).transpose();
+        let load = |path: &Option<PathBuf>| {
+            let path = path.as_ref().map(|path| folder.join(path)).filter(|path| !config.optional || path.exists());
+            path.map(|path| tokenizer(&path)).transpose()
+        };
         Ok(Self { t5: load(&config.t5)?, clip: load(&config.clip)? })
     }
 
@@ -90,7 +102,7 @@ mod tests {
     fn the_whole_text_is_counted_and_no_padding() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("words.json"), WORDS).unwrap();
-        let config = Config { t5: Some("words.json".into()), clip: None };
+        let config = Config { t5: Some("words.json".into()), ..Config::default() };
         let counters = Counters::load(&config, folder.path()).unwrap();
         assert_eq!(counters.count("a red car a red car").unwrap(), Lengths { t5: Some(6), clip: None });
         assert_eq!(config.files(folder.path()), [folder.path().join("words.json")]);
@@ -100,9 +112,12 @@ mod tests {
     #[test]
     fn a_missing_and_a_damaged_tokenizer_are_named() {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config { t5: None, clip: Some("clip.json".into()) };
+        let config = Config { clip: Some("clip.json".into()), ..Config::default() };
         let error = Counters::load(&config, folder.path()).unwrap_err();
         assert!(error.to_string().contains("clip.json") && error.hint().is_some());
+        let optional = Config { optional: true, ..config.clone() };
+        assert!(Counters::load(&optional, folder.path()).unwrap().is_empty());
+        assert_eq!((optional.files(folder.path()).len(), optional.named(folder.path()).len()), (0, 1));
         std::fs::write(folder.path().join("clip.json"), "{").unwrap();
         let error = Counters::load(&config, folder.path()).unwrap_err().to_string();
         assert!(error.contains("clip.json") && error.contains("not a valid tokenizer"), "{error}");

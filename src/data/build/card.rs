@@ -4,10 +4,11 @@
 use std::fmt::{Display, Write};
 
 use super::divergence::{self, grouped};
-use super::summary::{Summary, TableSummary};
+use super::summary::{SourceSummary, Summary, TableSummary};
 use crate::data::leak::LeakPolicy;
 use crate::data::sources::RawPrompt;
 use crate::error::Result;
+use crate::run::rng;
 
 const STYLE: &str = include_str!("card.css");
 /// Sample prompts shown of each category.
@@ -87,10 +88,14 @@ pub fn html(pipeline: &str, summary: &Summary, prompts: &[RawPrompt]) -> Result<
     page.line(format_args!("<h1>{}</h1>", Escaped(&title)));
     let all = summary.tables.iter().map(|table| table.prompts as usize).sum();
     page.line(format_args!("<p>{} prompts of {} sources.</p>", grouped(all), summary.sources.len()));
-    if !summary.missing.is_empty() {
-        page.line(format_args!("<p class=\"missing\">Not built, because these were missing:</p><ul>"));
-        for missing in &summary.missing {
-            page.line(format_args!("<li>{}</li>", Escaped(missing)));
+    let lists = [
+        ("missing", "Not built, because these were missing:", &summary.missing),
+        ("", "Left out, because these are optional and were not there:", &summary.left_out),
+    ];
+    for (class, note, sources) in lists.into_iter().filter(|list| !list.2.is_empty()) {
+        page.line(format_args!("<p class=\"{class}\">{note}</p><ul>"));
+        for source in sources {
+            page.line(format_args!("<li>{}</li>", Escaped(source)));
         }
         page.line(format_args!("</ul>"));
     }
@@ -137,22 +142,38 @@ fn filters(page: &mut Page, summary: &Summary) {
         "Filters",
         "In their order. Lines of a benchmark and prompts made to measure are kept as they are; only found texts are cleaned.",
     );
-    let own = summary.sources.iter().flat_map(|source| {
-        source.removed.iter().map(|removed| vec![text(&source.name), text(&removed.filter), number(removed.rows as usize)])
-    });
-    let of_build = summary.filters.iter().map(|f| vec![text(&f.dataset), text(&f.filter), number(f.removed)]);
-    page.table(&["source or set", "filter", "removed"], own.chain(of_build));
+    let own = |source: &SourceSummary| {
+        source.removed.iter().map(|removed| vec![text(&removed.filter), number(removed.rows as usize)]).collect::<Vec<_>>()
+    };
+    for source in summary.sources.iter().filter(|source| !source.removed.is_empty()) {
+        page.line(format_args!("<p>While reading {}:</p>", Escaped(&source.name)));
+        page.table(&["filter", "rows left out"], own(source));
+    }
+    let mut sets: Vec<&str> = summary.filters.iter().map(|filter| filter.dataset.as_str()).collect();
+    sets.sort_unstable();
+    sets.dedup();
+    let mut names: Vec<&str> = summary.filters.iter().map(|filter| filter.filter.as_str()).collect();
+    names.dedup();
+    let row = |name: &str| {
+        let removed = |set: &&str| {
+            let found = summary.filters.iter().find(|filter| filter.filter == name && filter.dataset == *set);
+            found.map_or_else(|| text("no prompts"), |filter| number(filter.removed))
+        };
+        [text(name)].into_iter().chain(sets.iter().map(removed)).collect::<Vec<_>>()
+    };
+    page.line(format_args!("<p>Prompts removed while building, by set:</p>"));
+    page.table(&[&["filter"][..], &sets].concat(), names.iter().map(|name| row(name)));
 }
 
 fn audit(page: &mut Page, summary: &Summary) {
     let fate = match summary.leaks.policy {
-        LeakPolicy::Drop => "Training prompts that are validation prompts were removed from the found texts before",
-        LeakPolicy::Keep => "Training prompts that are validation prompts were kept",
+        LeakPolicy::Drop => "those among found texts were removed before",
+        LeakPolicy::Keep => "they were kept",
     };
     let note = format!(
-        "{fate} ({} of them up to case and punctuation). Of each validation set, the prompts that a training set gives away: letter by \
-         letter, up to case and punctuation, by their target text, by eight words in a row, by their words and \
-         pairs of neighbours (MinHash, Jaccard similarity of at least 0.8).",
+        "Training prompts that are validation prompts up to case and punctuation: {}; {fate}. Below, of each validation set, the \
+         prompts that a training set gives away: letter by letter, up to case and punctuation, by their target text, by eight words \
+         in a row, by their words and pairs of neighbours (MinHash, Jaccard similarity of at least 0.8).",
         summary.leaks.normalised
     );
     page.section("Leak audit", &note);
@@ -222,12 +243,15 @@ fn histogram(title: &str, values: &[usize]) -> String {
 }
 
 fn samples(page: &mut Page, summary: &Summary, prompts: &[RawPrompt]) {
-    page.section("Samples", "");
+    page.section("Samples", "Of each category, the prompts whose hash comes first.");
     let rows = summary.tables.iter().flat_map(|t| {
         let of_table =
             prompts.iter().filter(|p| p.dataset == t.dataset && p.split.as_deref() == Some(t.split.as_str()) && p.category == t.category);
         let row = move |p: &RawPrompt| vec![text(&t.dataset), text(&t.split), text(&t.category), text(&p.prompt)];
-        of_table.take(SAMPLES).map(row).collect::<Vec<_>>()
+        // In the order of hashes: neighbours in the alphabet look alike.
+        let mut ranked: Vec<(u64, &RawPrompt)> = of_table.map(|p| (rng::text_id(&p.prompt), p)).collect();
+        ranked.sort_unstable_by_key(|&(rank, _)| rank);
+        ranked.into_iter().take(SAMPLES).map(|(_, p)| row(p)).collect::<Vec<_>>()
     });
     page.table(&["set", "split", "category", "prompt"], rows);
 }

@@ -14,9 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::leak::{self, LeakPolicy};
 use crate::data::mixture::{self, Mixture};
-use crate::data::schema::{COMMONTEXT, COMMONTEXT_HELD_OUT, COMPBENCH, DATASETS, LAION, PAPER_DATASETS, PromptRow, SPLITS, TRAIN, VAL};
+use crate::data::schema::{
+    COCO, COMMONTEXT, COMMONTEXT_HELD_OUT, COMPBENCH, DATASETS, DIFFUSIONDB, LAION, PAPER_DATASETS, PromptRow, SPLITS, TRAIN, VAL,
+};
+use crate::data::sources::coco::{self, Coco};
 use crate::data::sources::commontext::{self, CommonText};
 use crate::data::sources::compbench::{self, CompBench};
+use crate::data::sources::diffusiondb::{self, DiffusionDb};
 use crate::data::sources::laion::{self, Laion};
 use crate::data::sources::text_file::{FileConfig, FileSplit, TextFile};
 use crate::data::sources::{PromptSource, RawPrompt, Treatment};
@@ -46,6 +50,10 @@ pub struct Config {
     pub file: Vec<FileConfig>,
     /// Captions of LAION tables; none where the table is absent.
     pub laion: Option<laion::Config>,
+    /// Prompts of users; none where the table is absent.
+    pub diffusiondb: Option<diffusiondb::Config>,
+    /// Captions with reference images; none where the table is absent.
+    pub coco: Option<coco::Config>,
     pub tokenizers: tokens::Config,
     pub clean: clean::Config,
     pub leaks: LeakPolicy,
@@ -61,6 +69,8 @@ impl Default for Config {
             commontext: None,
             file: Vec::new(),
             laion: None,
+            diffusiondb: None,
+            coco: None,
             // Without them, no prompt has a length in tokens.
             tokenizers: tokens::Config::default(),
             clean: clean::Config::default(),
@@ -84,14 +94,15 @@ impl Config {
     /// Fails where the configuration cannot give a prompt, before anything is read.
     pub fn check(&self) -> Result<()> {
         self.clean.check()?;
-        let nothing = self.mini.is_none() && self.compbench.is_none() && self.commontext.is_none() && self.laion.is_none();
+        let nothing = self.mini.is_none() && self.compbench.is_none() && self.commontext.is_none();
+        let nothing = nothing && self.laion.is_none() && self.diffusiondb.is_none() && self.coco.is_none();
         if nothing && self.file.is_empty() {
             let hint = "add [data.mini], [data.laion], [data.compbench], [data.commontext] or a [[data.file]] to the pipeline";
             return Err(Error::config("no prompt source is configured", hint));
         }
-        if let Some(laion) = &self.laion {
-            laion.check()?;
-        }
+        self.laion.as_ref().map_or(Ok(()), laion::Config::check)?;
+        self.diffusiondb.as_ref().map_or(Ok(()), diffusiondb::Config::check)?;
+        self.coco.as_ref().map_or(Ok(()), coco::Config::check)?;
         for file in &self.file {
             if !DATASETS.contains(&file.dataset.as_str()) {
                 let message = format!("`{}` belongs to the unknown set `{}`", file.path.display(), file.dataset);
@@ -122,6 +133,13 @@ impl Config {
                 seed: context.seed,
             }));
         }
+        if let Some(config) = &self.diffusiondb {
+            let (clean, tokenizers) = (self.clean.clone(), self.tokenizers.clone());
+            sources.push(Box::new(DiffusionDb::new(config, clean, tokenizers, context.sources.clone(), context.seed)));
+        }
+        if let Some(config) = &self.coco {
+            sources.push(Box::new(Coco::new(config, &context.sources, context.seed)));
+        }
         for file in &self.file {
             // A file of the user comes before one of the repository.
             let folder = if context.sources.join(&file.path).exists() { &context.sources } else { &context.datasets };
@@ -130,14 +148,26 @@ impl Config {
         sources
     }
 
-    /// Files of the sources that exist: what the tables depend on besides this configuration.
+    /// Files of the sources and tokenizers that exist: what the tables depend on besides this configuration.
     pub fn present_files(&self, context: &RunContext) -> Vec<PathBuf> {
-        self.sources(context).iter().flat_map(|source| source.files()).filter(|path| path.exists()).collect()
+        let mut files: Vec<PathBuf> = self.sources(context).iter().flat_map(|source| source.files()).collect();
+        files.extend(self.tokenizers.files(&context.sources));
+        files.retain(|path| path.exists());
+        files.sort();
+        files.dedup();
+        files
     }
 
-    /// The tables that a complete build writes.
+    /// The tables that a complete build writes; without those of optional sources that are not there.
     pub fn tables(&self, context: &RunContext) -> Vec<PathBuf> {
-        self.sets_and_splits().into_iter().map(|(set, split)| context.prompts(set, split)).collect()
+        let mut tables = self.sets_and_splits();
+        for source in self.sources(context).iter().filter(|source| source.optional() && missing(source.as_ref()).is_some()) {
+            let set = if source.name() == coco::NAME { COCO } else { DIFFUSIONDB };
+            if !self.file.iter().any(|file| file.dataset == set) {
+                tables.remove(&(set, VAL));
+            }
+        }
+        tables.into_iter().map(|(set, split)| context.prompts(set, split)).collect()
     }
 
     /// The sets that get a validation table, in the paper's order.
@@ -155,6 +185,8 @@ impl Config {
             tables.extend(parts.into_iter().filter(|part| part.2 > 0).map(|part| (part.0, part.1)));
         }
         tables.extend(self.laion.iter().map(|_| (LAION, TRAIN)));
+        tables.extend(self.diffusiondb.iter().map(|_| (DIFFUSIONDB, VAL)));
+        tables.extend(self.coco.iter().map(|_| (COCO, VAL)));
         for file in &self.file {
             let set = file.dataset.as_str();
             match file.split {
@@ -178,7 +210,7 @@ pub fn run(config: &Config, mixtures: &[Mixture], context: &RunContext) -> Resul
     let mut summary = Summary::default();
     for source in config.sources(context) {
         if let Some(missing) = missing(source.as_ref()) {
-            summary.missing.push(missing);
+            if source.optional() { &mut summary.left_out } else { &mut summary.missing }.push(missing);
             continue;
         }
         let mut reading = source.read()?;
@@ -211,6 +243,9 @@ pub fn run(config: &Config, mixtures: &[Mixture], context: &RunContext) -> Resul
     let json = serde_json::to_vec_pretty(&summary).map_err(|error| Error::format("summary", SUMMARY, error))?;
     files::write_bytes(&context.built.join(SUMMARY), &json)?;
     files::write_bytes(&context.built.join(CARD), card::html(&context.name, &summary, &prompts)?.as_bytes())?;
+    for source in &summary.left_out {
+        eprintln!("build-data: left out, since it is optional and not there: {source}");
+    }
     for (student, mixture) in &summary.mixtures {
         eprintln!("build-data: `{student}` trains on {mixture}");
     }
@@ -226,10 +261,9 @@ pub fn run(config: &Config, mixtures: &[Mixture], context: &RunContext) -> Resul
 fn missing(source: &dyn PromptSource) -> Option<String> {
     let absent: Vec<PathBuf> = source.files().into_iter().filter(|path| !path.exists()).collect();
     let first = absent.first()?.display();
-    Some(match absent.len() {
-        1 => format!("{}: `{first}`", source.name()),
-        n => format!("{}: `{first}` and {} more files", source.name(), n - 1),
-    })
+    let more = if absent.len() > 1 { format!(" and {} more files", absent.len() - 1) } else { String::new() };
+    let fetch = source.fetched_as().map_or(String::new(), |name| format!(" (`scaledown data fetch {name}`)"));
+    Some(format!("{}: `{first}`{more}{fetch}", source.name()))
 }
 
 /// Cleans, splits and filters; notes in the summary what each filter removed from which set.
@@ -258,9 +292,16 @@ fn prepare(raw: Vec<RawPrompt>, config: &Config, seed: u64, summary: &mut Summar
 
 /// Fills in the lengths in tokens; a tokenizer that is not there is noted as missing.
 fn count_tokens(prompts: &mut [RawPrompt], config: &tokens::Config, context: &RunContext, summary: &mut Summary) -> Result<()> {
-    let absent: Vec<PathBuf> = config.files(&context.sources).into_iter().filter(|path| !path.exists()).collect();
-    if !absent.is_empty() {
-        summary.missing.extend(absent.iter().map(|path| format!("tokenizer: `{}`", path.display())));
+    let absent: Vec<String> = config
+        .named(&context.sources)
+        .into_iter()
+        .filter(|path| !path.exists())
+        .map(|path| format!("tokenizer: `{}`", path.display()))
+        .collect();
+    if config.optional {
+        summary.left_out.extend(absent);
+    } else if !absent.is_empty() {
+        summary.missing.extend(absent);
         return Ok(());
     }
     let counters = Counters::load(config, &context.sources)?;

@@ -18,6 +18,8 @@ pub struct Summary {
     pub sources: Vec<SourceSummary>,
     /// Sources that were not there.
     pub missing: Vec<String>,
+    /// Optional sources that were not there: the build is complete without them.
+    pub left_out: Vec<String>,
     /// The build's own filters, in their order.
     pub filters: Vec<FilterSummary>,
     pub leaks: LeakAudit,

@@ -5,7 +5,7 @@
 //! * personal: an e-mail address; a telephone number of 10 to 15 digits with a `+`, a bracketed area code or groups of two to
 //!   four digits; three, two and four digits with dashes (a US social security number); 16 digits that pass the check sum of
 //!   payment cards.
-//! * not English: more than half of the letters are not Latin; or at least two words, and a quarter of all, are small words of
+//! * not English: more than half of the letters are not Latin; or at least two different words, and a quarter of all, are small words of
 //!   one other language and these outnumber the small words of English.
 
 use std::sync::LazyLock;
@@ -112,13 +112,14 @@ static KNOWN: LazyLock<Vec<(u64, u16)>> = LazyLock::new(|| {
 pub fn flags(text: &str, words: &Words) -> Flags {
     let known = &*KNOWN;
     let (mut is_unsafe, mut counts) = (false, [0u32; SMALL_WORDS.len()]);
-    for &hash in words.hashes() {
+    for (i, &hash) in words.hashes().iter().enumerate() {
         let mut at = hash as usize % SLOTS;
         while known[at].0 != 0 && known[at].0 != hash {
             at = (at + 1) % SLOTS;
         }
         let bits = known[at].1;
-        if bits != 0 {
+        // A repeated word tells nothing new: "La La Land".
+        if bits != 0 && !words.hashes()[..i].contains(&hash) {
             is_unsafe |= bits & UNSAFE_BIT != 0;
             for (language, count) in counts.iter_mut().enumerate() {
                 *count += u32::from(bits >> language & 1);

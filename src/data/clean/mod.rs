@@ -7,6 +7,7 @@ pub mod marks;
 pub mod words;
 
 use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
 
 pub use self::words::normal_form;
 use crate::error::{Error, Result};
@@ -37,9 +38,9 @@ impl Config {
         Ok(())
     }
 
-    /// The cleaned text, or `None` where its length is out of bounds.
+    /// The cleaned text with composed letters (NFC), or `None` where its length is out of bounds.
     pub fn clean(&self, text: &str) -> Option<String> {
-        let text = collapse(text);
+        let text = if text.is_ascii() { collapse(text) } else { collapse(&text.nfc().collect::<String>()) };
         (self.min_characters..=self.max_characters).contains(&text.chars().count()).then_some(text)
     }
 }
@@ -65,6 +66,7 @@ mod tests {
             Case { text: "  a  red\tcar\n", expected: Some("a red car") },
             Case { text: "a\u{0}b c", expected: Some("a b c") },
             Case { text: "été à Paris", expected: Some("été à Paris") },
+            Case { text: "e\u{301}te\u{301} a\u{300} Paris", expected: Some("été à Paris") },
             // Too short once trimmed.
             Case { text: "   a ", expected: None },
         ];

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ureq::http::{Response, StatusCode, header};
-use ureq::{Agent, Body};
+use ureq::typestate::WithoutBody;
+use ureq::{Agent, Body, RequestBuilder};
 
 use crate::error::{Error, Result};
 use crate::run::{files, interrupt, progress::Progress};
@@ -23,7 +24,7 @@ pub struct Client {
     /// Sent to `huggingface.co` alone, for files behind a gate.
     token: Option<String>,
     /// Waited between two attempts.
-    pause: Duration,
+    pub(super) pause: Duration,
 }
 
 /// What to fetch.
@@ -82,19 +83,25 @@ impl Client {
         Ok(found)
     }
 
+    /// A request for `address`, with the token where it is for.
+    pub(super) fn get(&self, address: &str) -> RequestBuilder<WithoutBody> {
+        let request = self.agent.get(address);
+        match self.token.as_ref().filter(|_| address.starts_with("https://huggingface.co/")) {
+            Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
     fn attempt(&self, wanted: &Wanted, part: &Path) -> Result<Attempt> {
         let have = length(part);
         let etag = fs::read_to_string(etag_name(part)).ok().filter(|_| have > 0);
-        let mut request = self.agent.get(wanted.address);
+        let mut request = self.get(wanted.address);
         if have > 0 {
             request = request.header(header::RANGE, format!("bytes={have}-"));
             if let Some(etag) = &etag {
                 // The server starts anew where the file has changed since.
                 request = request.header(header::IF_RANGE, etag);
             }
-        }
-        if let Some(token) = self.token.as_ref().filter(|_| wanted.address.starts_with("https://huggingface.co/")) {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         let response = match request.call() {
             Ok(response) => response,
@@ -233,18 +240,25 @@ fn header_text(response: &Response<Body>, name: header::HeaderName) -> Option<&s
     response.headers().get(name)?.to_str().ok()
 }
 
-fn content_length(response: &Response<Body>) -> Option<u64> {
+pub(super) fn content_length(response: &Response<Body>) -> Option<u64> {
     header_text(response, header::CONTENT_LENGTH)?.parse().ok()
 }
 
-/// First byte of `Content-Range: bytes 5-9/10`.
+/// First byte of the answer's range.
 fn range_start(response: &Response<Body>) -> Option<u64> {
-    header_text(response, header::CONTENT_RANGE)?.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
+    content_range(header_text(response, header::CONTENT_RANGE)?).0
 }
 
-/// Length of the whole file in `Content-Range: bytes 5-9/10` or `bytes */10`.
-fn range_total(response: &Response<Body>) -> Option<u64> {
-    header_text(response, header::CONTENT_RANGE)?.rsplit('/').next()?.parse().ok()
+/// Length of the whole file, where the answer gives it.
+pub(super) fn range_total(response: &Response<Body>) -> Option<u64> {
+    content_range(header_text(response, header::CONTENT_RANGE)?).1
+}
+
+/// First byte and length of the whole file in `bytes 5-9/10`; only the length in `bytes */10`, only the first byte in `bytes 5-9/*`.
+pub fn content_range(text: &str) -> (Option<u64>, Option<u64>) {
+    let Some((range, total)) = text.strip_prefix("bytes ").and_then(|rest| rest.split_once('/')) else { return (None, None) };
+    let start = range.split_once('-').and_then(|(start, _)| start.trim().parse().ok());
+    (start, total.trim().parse().ok())
 }
 
 fn failed(wanted: &Wanted, reason: String, hint: &str) -> Error {
@@ -356,6 +370,14 @@ mod tests {
         let outcome = client().download(Wanted { address: &address, path: &path, bytes: None, sha256: Some(&sha256) });
         let requests = requests.lock().unwrap().clone();
         Downloaded { outcome, folder, requests }
+    }
+
+    #[test]
+    fn ranges_of_answers_are_read() {
+        assert_eq!(content_range("bytes 5-9/10"), (Some(5), Some(10)));
+        assert_eq!(content_range("bytes */10"), (None, Some(10)));
+        assert_eq!(content_range("bytes 5-9/*"), (Some(5), None));
+        assert_eq!(content_range("5-9"), (None, None));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod download;
 pub mod registry;
+pub mod remote;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -57,7 +58,8 @@ pub fn fetch(sources: &[&Source], folder: &Path, from: &From, mut tell: impl FnM
             let outcome = bring(source, file, folder, from, &mut record)?;
             let path = folder.join(source.target(file));
             if outcome == Outcome::Missing {
-                missing.push(format!("{} (from {})", path.display(), source.address(file)));
+                let size = file.bytes.map_or(String::new(), |bytes| format!("{bytes} bytes "));
+                missing.push(format!("{} ({size}from {})", path.display(), source.address(file)));
             }
             tell(&Fetched { path, outcome });
         }

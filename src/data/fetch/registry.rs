@@ -181,7 +181,7 @@ mod tests {
             Case { text: file("../b", hash), expected: "leaves the folder" },
             Case { text: file("/etc/b", hash), expected: "leaves the folder" },
             Case { text: file("b", hash).replace("https://", "ftp://"), expected: "expected an http address" },
-            Case { text: format!("{0}{0}", file("b", hash)), expected: "two sources are called `a`" },
+            Case { text: format!("{0}\n{0}", file("b", hash)), expected: "two sources are called `a`" },
             Case {
                 text: file("b", hash).replace("files = [", &format!("files = [{{ name = 'b', sha256 = '{hash}' }}, ")),
                 expected: "stands for two files",

@@ -1,7 +1,9 @@
 //! Where prompts come from. A source reads everything it has; splitting and auditing come after.
 
+pub mod coco;
 pub mod commontext;
 pub mod compbench;
+pub mod diffusiondb;
 pub mod laion;
 pub mod text_file;
 
@@ -79,6 +81,14 @@ pub trait PromptSource {
     fn licence(&self) -> String;
     /// Files it reads; a missing one makes the build partial.
     fn files(&self) -> Vec<PathBuf>;
+    /// True if a build without it is complete; what is missing is told all the same.
+    fn optional(&self) -> bool {
+        false
+    }
+    /// Its name in `datasets/sources.toml`, where it has one.
+    fn fetched_as(&self) -> Option<&'static str> {
+        None
+    }
     /// All its prompts.
     fn read(&self) -> Result<Reading>;
 }

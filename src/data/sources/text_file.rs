@@ -1,5 +1,7 @@
-//! Prompts in a local file: plain text (one a line), JSON (an array of strings or objects), CSV or parquet, with a
-//! mapping of columns. This is how LAION captions, T2I-CompBench and CommonText come in.
+//! Prompts in a local file: plain text (one a line), JSON (an array of strings or objects), lines of JSON, CSV or parquet, with
+//! a mapping of columns. This is how LAION captions, T2I-CompBench and CommonText come in.
+
+mod json;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,10 +15,14 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 
+use super::laion::columns::is_text;
 use super::{PromptSource, RawPrompt, Reading};
 use crate::data::schema::{TRAIN, VAL};
 use crate::error::{Error, Result};
 use crate::run::files;
+
+/// No prompt that anyone wrote has more bytes; a file of one endless line is no list of prompts.
+pub(super) const LONGEST_BYTES: usize = 1 << 16;
 
 /// How a file's prompts get their target text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +52,7 @@ pub enum FileSplit {
 pub struct FileConfig {
     /// `laion`, `compbench` or `commontext`.
     pub dataset: String,
-    /// Relative to `datasets/`; the ending names the format: txt, json, csv, parquet.
+    /// Relative to `datasets/`; the ending names the format: txt, json, jsonl, csv, parquet.
     pub path: PathBuf,
     /// Licence of the prompts, for the data card.
     pub licence: String,
@@ -98,51 +104,36 @@ impl TextFile {
         let mut lines = match self.path.extension().and_then(|ending| ending.to_str()) {
             Some("txt") => self.text_lines()?,
             Some("json") => self.json_lines()?,
+            Some("jsonl" | "ndjson") => self.jsonl_lines()?,
             Some("csv") => self.csv_lines()?,
             Some("parquet") => self.parquet_lines()?,
             other => {
                 let message = format!("prompts cannot be read from `{}`: format `{}` is unknown", self.path.display(), other.unwrap_or(""));
-                return Err(Error::config(message, "give a file that ends in .txt, .json, .csv or .parquet"));
+                return Err(Error::config(message, "give a file that ends in .txt, .json, .jsonl, .csv or .parquet"));
             }
         };
+        if lines.is_empty() {
+            return Err(self.damaged("file of prompts", "no prompt stands in it"));
+        }
         if let Some(limit) = self.config.limit {
             lines.truncate(limit as usize);
         }
-        Ok(lines)
+        match lines.iter().enumerate().find(|(_, line)| line.prompt.len() > LONGEST_BYTES) {
+            Some((i, line)) => Err(self.damaged("file of prompts", too_long(i + 1, line.prompt.len()))),
+            None => Ok(lines),
+        }
     }
 
     fn text_lines(&self) -> Result<Vec<Line>> {
         let bytes = files::read_bytes(&self.path, "prompts", "put the file there")?;
-        let text = String::from_utf8(bytes).map_err(|error| self.damaged("UTF-8 text", error))?;
-        let filled = text.lines().filter(|line| !line.trim().is_empty());
+        let text = utf8(bytes).map_err(|place| self.damaged("UTF-8 text", place))?;
+        let filled = text.trim_start_matches('\u{feff}').lines().filter(|line| !line.trim().is_empty());
         Ok(filled.map(|line| Line { prompt: line.to_owned(), category: None, target: None }).collect())
-    }
-
-    fn json_lines(&self) -> Result<Vec<Line>> {
-        let bytes = files::read_bytes(&self.path, "prompts", "put the file there")?;
-        let rows: Vec<serde_json::Value> = serde_json::from_slice(&bytes).map_err(|error| self.damaged("JSON array", error))?;
-        rows.iter().map(|row| self.json_line(row)).collect()
-    }
-
-    fn json_line(&self, row: &serde_json::Value) -> Result<Line> {
-        if let Some(prompt) = row.as_str() {
-            return Ok(Line { prompt: prompt.to_owned(), category: None, target: None });
-        }
-        let fields = row.as_object().ok_or_else(|| self.damaged("JSON array", format!("expected a text or an object, found {row}")))?;
-        let text = |column: &str| -> Result<String> {
-            let value = fields.get(column).ok_or_else(|| self.no_column(column, fields.keys().cloned().collect()))?;
-            let text = value.as_str().ok_or_else(|| self.damaged("JSON array", format!("`{column}` is {value}, expected a text")))?;
-            Ok(text.to_owned())
-        };
-        Ok(Line {
-            prompt: text(&self.config.prompt_column)?,
-            category: self.config.category_column.as_deref().map(text).transpose()?,
-            target: self.config.target_column.as_deref().map(text).transpose()?,
-        })
     }
 
     fn csv_lines(&self) -> Result<Vec<Line>> {
         const FORMAT: &str = "CSV file";
+        self.not_empty(FORMAT)?;
         let format = Format::default().with_header(true);
         let (inferred, _) = format.infer_schema(self.open()?, Some(0)).map_err(|error| self.damaged(FORMAT, error))?;
         // Every cell as text: a prompt may look like a number.
@@ -155,8 +146,15 @@ impl TextFile {
 
     fn parquet_lines(&self) -> Result<Vec<Line>> {
         const FORMAT: &str = "parquet file";
+        self.not_empty(FORMAT)?;
         let reader = ParquetRecordBatchReaderBuilder::try_new(self.open()?).map_err(|error| self.damaged(FORMAT, error))?;
         let columns = self.columns(reader.schema())?;
+        for &column in &columns {
+            let field = reader.schema().field(column);
+            if !is_text(field.data_type()) {
+                return Err(self.damaged(FORMAT, format!("column `{}` has type {}, expected text", field.name(), field.data_type())));
+            }
+        }
         let projection = ProjectionMask::roots(reader.parquet_schema(), columns);
         let mut reader = reader.with_projection(projection);
         if let Some(limit) = self.config.limit {
@@ -185,7 +183,7 @@ impl TextFile {
             if rows >= limit {
                 break;
             }
-            let batch = batch.map_err(|error| self.damaged(format, error))?;
+            let batch = batch.map_err(|error| self.damaged(format, format!("after row {rows}: {error}")))?;
             let cells = |column: &str| -> Result<Vec<Option<String>>> {
                 let array = batch.column_by_name(column).ok_or_else(|| self.no_column(column, Vec::new()))?;
                 let text = arrow::compute::cast(array, &DataType::Utf8).map_err(|error| self.damaged(format, error))?;
@@ -209,6 +207,11 @@ impl TextFile {
             }
             opened => opened.map_err(Error::io("open", &self.path)),
         }
+    }
+
+    fn not_empty(&self, format: &'static str) -> Result<()> {
+        let length = self.open()?.metadata().map_err(Error::io("read", &self.path))?.len();
+        if length == 0 { Err(self.damaged(format, "the file is empty (0 bytes)")) } else { Ok(()) }
     }
 
     fn damaged(&self, format: &'static str, reason: impl ToString) -> Error {
@@ -260,6 +263,20 @@ impl PromptSource for TextFile {
     }
 }
 
+/// What is wrong with the `row`th prompt (from 1) where it is longer than [`LONGEST_BYTES`].
+pub(super) fn too_long(row: usize, bytes: usize) -> String {
+    format!("prompt {row} has {bytes} bytes, expected at most {LONGEST_BYTES}; is it one prompt?")
+}
+
+/// The bytes as text, or line and byte of the first that is none.
+pub(super) fn utf8(bytes: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count();
+        format!("line {line}, byte {at} of the file: {}", error.utf8_error())
+    })
+}
+
 /// The text in single quotes: from the first quote that follows a space to the last quote, since the text itself may
 /// hold an apostrophe (`… reading 'that's weird'.`).
 fn quoted(prompt: &str) -> Option<&str> {
@@ -299,13 +316,15 @@ mod tests {
     }
 
     #[test]
-    fn text_json_csv_and_parquet_give_the_same_prompts() {
+    fn text_json_lines_csv_and_parquet_give_the_same_prompts() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let prompts = ["A cat holding a sign reading 'stop'.", "A dog with the inscription 'go'."];
         let text = source(folder, "a.txt", prompts.join("\n").as_bytes(), |_| {}).read().unwrap().prompts;
         assert_eq!(text.len(), 2);
         assert_eq!(text[1].target_text.as_deref(), Some("go"));
+        let lines = format!("{{\"prompt\": \"{}\"}}\n\n\"{}\"\n", prompts[0], prompts[1]);
+        assert_eq!(source(folder, "a.jsonl", lines.as_bytes(), |_| {}).read().unwrap().prompts, text);
         let json = serde_json::to_vec(&prompts).unwrap();
         assert_eq!(source(folder, "a.json", &json, |_| {}).read().unwrap().prompts, text);
         let objects = serde_json::json!([{"prompt": prompts[0]}, {"prompt": prompts[1]}]).to_string();
@@ -327,6 +346,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = source(folder.path(), "a.csv", b"caption,score\nx,1\n", |_| {}).read().unwrap_err().to_string();
         assert!(error.contains("`prompt` is missing") && error.contains("caption"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_line_of_json_is_named_with_its_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = |text: &[u8]| source(folder.path(), "a.jsonl", text, |_| {}).read().unwrap_err().to_string();
+        assert!(error(b"\"x\"\n{\"prompt\": \n").contains("line 2: "));
+        assert!(error(b"\"x\"\n7\n").contains("line 2: expected a text or an object, found 7"));
+        assert!(error(b"{\"prompt\": 7}\n").contains("line 1: `prompt` is 7, expected a text"));
+        assert!(error(b"{\"caption\": \"x\"}\n").contains("`prompt` is missing"));
+        assert!(error(b"\n\n").contains("no prompt stands in it"));
     }
 
     #[test]

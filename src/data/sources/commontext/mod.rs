@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use self::grammar::Articles;
 use self::held_out::Kind;
+use super::text_file::utf8;
 use super::{PromptSource, RawPrompt, Reading, Treatment};
 use crate::data::clean::normal_form;
 use crate::data::schema::{COMMONTEXT, COMMONTEXT_HELD_OUT, TRAIN, VAL};
@@ -30,6 +31,9 @@ pub const PAPER_WORDS: usize = 5000;
 pub const PAPER_SENTENCES: usize = 500;
 /// Texts of more than one word in the released files; the other entries beside the words are words again.
 const RELEASED_SENTENCES: usize = 233;
+
+/// Bytes of the longest word that a list may hold; longer ones are addresses and the like.
+const LONGEST_WORD: usize = 64;
 
 /// Which CommonText.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +82,15 @@ fn entries(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
+/// The first [`PAPER_WORDS`] different words of a list, one a line; a count may stand beside the word.
+pub fn listed_words(text: &str) -> Vec<&str> {
+    let words = entries(text).filter_map(|line| line.split(['\t', ' ', ',']).next());
+    let mut known = BTreeSet::new();
+    // Quotes would end the text of a prompt early.
+    let usable = |word: &&str| !word.is_empty() && word.len() <= LONGEST_WORD && !word.contains('\'') && !word.contains(char::is_control);
+    words.filter(usable).filter(|word| known.insert(*word)).take(PAPER_WORDS).collect()
+}
+
 /// One drawn prompt.
 struct Drawn {
     prompt: String,
@@ -107,11 +120,8 @@ impl CommonText {
         let Some(list) = &self.config.words else { return Ok(entries(WORDS).map(str::to_owned).collect()) };
         let path = self.folder.join(list);
         let bytes = files::read_bytes(&path, "the list of words", "put the file there or remove `words` from [data.commontext]")?;
-        let text = String::from_utf8(bytes).map_err(|error| Error::format("UTF-8 text", &path, error))?;
-        // Quotes would end the text of a prompt early; a count may stand beside the word.
-        let words = entries(&text).filter_map(|line| line.split(['\t', ' ', ',']).next()).filter(|word| !word.contains('\''));
-        let mut known = BTreeSet::new();
-        let words: Vec<String> = words.filter(|word| known.insert(*word)).take(PAPER_WORDS).map(str::to_owned).collect();
+        let text = utf8(bytes).map_err(|place| Error::format("UTF-8 text", &path, place))?;
+        let words: Vec<String> = listed_words(&text).into_iter().map(str::to_owned).collect();
         if words.len() < PAPER_WORDS {
             return Err(Error::format("list of words", &path, format!("{} different words, expected {PAPER_WORDS}", words.len())));
         }

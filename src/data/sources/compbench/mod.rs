@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::parse::parse;
+use super::text_file::{LONGEST_BYTES, too_long, utf8};
 use super::{PromptSource, RawPrompt, Reading, Treatment};
 use crate::data::schema::{COMPBENCH, TRAIN, VAL};
 use crate::error::{Error, Result};
@@ -92,14 +93,19 @@ impl CompBench {
     fn lines(&self, part: &str) -> Result<Vec<String>> {
         let path = self.path(part);
         let bytes = files::read_bytes(&path, "T2I-CompBench", "run `scaledown data fetch` or put the file there")?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            let line = 1 + error.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count();
-            Error::format("UTF-8 text", &path, format!("line {line}, byte {at}: {error}"))
-        })?;
-        let prompts = text.trim_start_matches('\u{feff}').lines().filter_map(|line| line.split('\t').next());
-        Ok(prompts.map(str::trim).filter(|prompt| !prompt.is_empty()).map(str::to_owned).collect())
+        let text = utf8(bytes).map_err(|place| Error::format("UTF-8 text", &path, place))?;
+        let prompts = prompts_of(&text);
+        match prompts.iter().enumerate().find(|(_, prompt)| prompt.len() > LONGEST_BYTES) {
+            Some((i, prompt)) => Err(Error::format("T2I-CompBench file", &path, too_long(i + 1, prompt.len()))),
+            None => Ok(prompts.into_iter().map(str::to_owned).collect()),
+        }
     }
+}
+
+/// The prompts of a file, upstream's or the authors': field 0 of every line that is not empty.
+pub fn prompts_of(text: &str) -> Vec<&str> {
+    let prompts = text.trim_start_matches('\u{feff}').lines().filter_map(|line| line.split('\t').next());
+    prompts.map(str::trim).filter(|prompt| !prompt.is_empty()).collect()
 }
 
 impl PromptSource for CompBench {
@@ -118,6 +124,10 @@ impl PromptSource for CompBench {
         let mut files: Vec<PathBuf> = self.parts().iter().map(|(part, _, _)| self.path(part)).collect();
         files.dedup();
         files
+    }
+
+    fn fetched_as(&self) -> Option<&'static str> {
+        Some("t2i-compbench")
     }
 
     fn read(&self) -> Result<Reading> {
@@ -217,6 +227,6 @@ pub(crate) mod tests {
         assert!(error.contains("shape_val.txt") && error.contains("1 prompts, expected 300"), "{error}");
         files::write_bytes(&folder.path().join("color_val.txt"), b"a red plum\na \xff tray\n").unwrap();
         let error = source.read().unwrap_err().to_string();
-        assert!(error.contains("color_val.txt") && error.contains("line 2, byte 13"), "{error}");
+        assert!(error.contains("color_val.txt") && error.contains("line 2, byte 13 of the file"), "{error}");
     }
 }

@@ -152,7 +152,8 @@ fn mentioned(text: &str) -> Vec<Object> {
                 break;
             }
             let ends = words[i].ends_with([',', ';', '.']);
-            name.push(word);
+            // A mark that stands alone is no word.
+            name.extend(Some(word).filter(|word| !word.is_empty()));
             i += 1;
             if ends {
                 break;
@@ -219,6 +220,7 @@ mod tests {
             ("complex", "The warm yellow lamp shone on a colorful rug.", "- warm+yellow lamp, 1 colorful rug"),
             ("non_spatial", "A nurse is reading to the children.", "nothing"),
             ("color", "", "nothing"),
+            ("color", "red , and more", "nothing"),
         ];
         for (category, prompt, expected) in cases {
             assert_eq!(short(category, prompt), expected, "{prompt}");

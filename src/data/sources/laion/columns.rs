@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 const CAPTION: [&str; 4] = ["TEXT", "caption", "text", "prompt"];
 /// `AESTHETIC_SCORE` in the 6.5+ and 12M tables, `aesthetic` in laion2B-en-aesthetic, the last one in COYO.
 const SCORE: [&str; 5] = ["AESTHETIC_SCORE", "aesthetic", "aesthetic_score", "aesthetics_score", "aesthetic_score_laion_v2"];
-/// Probability that the image is unsafe.
-const UNSAFE: [&str; 3] = ["punsafe", "p_unsafe", "nsfw_score_opennsfw2"];
+/// Probability that the image is unsafe; the last one, of the prompt, in DiffusionDB.
+const UNSAFE: [&str; 4] = ["punsafe", "p_unsafe", "nsfw_score_opennsfw2", "prompt_nsfw"];
 /// Probability that the image has a watermark.
 const WATERMARK: [&str; 3] = ["pwatermark", "p_watermark", "watermark_score"];
 
@@ -91,7 +91,8 @@ impl Columns {
     }
 }
 
-fn is_text(kind: &DataType) -> bool {
+/// True for the types that arrow gives text.
+pub fn is_text(kind: &DataType) -> bool {
     match kind {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
         DataType::Dictionary(_, value) => is_text(value),

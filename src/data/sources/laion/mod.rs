@@ -22,6 +22,7 @@ use self::pool::{Draw, Drawn, Pool};
 use self::scan::{Counts, Filter, scan};
 use super::{PromptSource, RawPrompt, Reading, Removed};
 use crate::data::clean;
+use crate::data::fetch::remote;
 use crate::data::flags::{Flag, Flags};
 use crate::data::near::Similarity;
 use crate::data::schema::{LAION, TRAIN};
@@ -33,7 +34,8 @@ use crate::run::{files, rng};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Parquet files relative to the folder of the sources; `*` and `?` stand for characters of a file's name.
+    /// Parquet files relative to the folder of the sources; `*` and `?` stand for characters of a file's name. A file that lies
+    /// elsewhere may be read where it is: `https://…`, `hf://datasets/OWNER/NAME/FILE`, `s3://BUCKET/FILE`, `gs://BUCKET/FILE`.
     pub files: Vec<PathBuf>,
     pub columns: Names,
     pub score: Score,
@@ -74,7 +76,7 @@ impl Default for Config {
             near_duplicates: Similarity::default(),
             // They would stand in tables and reports, and T5 v1.1 has read English only. A watermark is no fault of a caption.
             drop: vec![Flag::Unsafe, Flag::Personal, Flag::NotEnglish],
-            // LAION's own advice for `punsafe` and `pwatermark`: 0.5 and 0.8.
+            // As LAION filtered laion2B-en-aesthetic.
             unsafe_from: 0.5,
             watermark_from: 0.8,
             // What Flux reads.
@@ -91,6 +93,7 @@ impl Config {
         if self.files.is_empty() {
             return Err(Error::config("[data.laion] names no file", "give `files`, for example [\"laion/*.parquet\"]"));
         }
+        self.files.iter().try_for_each(|path| remote::address(path).map(drop))?;
         if let Score::AtLeast(score) = self.score
             && !score.is_finite()
         {
@@ -139,24 +142,33 @@ impl Laion {
         }
     }
 
+    /// Reads the files once: the captions that pass the filters, the `budget` of lowest rank of them where one is given.
+    pub fn scan(&self, budget: Option<usize>) -> Result<(Pool, Counts)> {
+        self.config.check()?;
+        let pool = Pool::new(budget);
+        let counts = scan(&self.paths(), &self.filter(), &pool)?;
+        Ok((pool, counts))
+    }
+
+    /// Which captions of a pool are wanted.
+    pub fn draw<'a>(&self, counters: &'a Counters) -> Draw<'a> {
+        Draw {
+            sample: self.config.sample,
+            near_duplicates: Some(self.config.near_duplicates),
+            counters,
+            max_t5_tokens: self.config.max_t5_tokens,
+        }
+    }
+
     /// Reads the files and calls `use_drawn` with the drawn captions. Where duplicates leave fewer than the sample although there
     /// are more captions, the files are read again with more of them in memory.
     pub fn drawn<T>(&self, use_drawn: impl FnOnce(&Drawn, &Counts) -> Result<T>) -> Result<T> {
-        self.config.check()?;
         let counters = Counters::load(&self.tokenizers, &self.folder)?;
-        let draw = Draw {
-            sample: self.config.sample,
-            near_duplicates: Some(self.config.near_duplicates),
-            counters: &counters,
-            max_t5_tokens: self.config.max_t5_tokens,
-        };
-        let paths = self.paths();
         let mut budget = self.config.sample.map(|sample| sample + sample / 2 + 1000);
         loop {
-            let pool = Pool::new(budget);
-            let counts = scan(&paths, &self.filter(), &pool)?;
+            let (pool, counts) = self.scan(budget)?;
             let (captions, complete) = pool.finish();
-            let drawn = captions.draw(&draw)?;
+            let drawn = captions.draw(&self.draw(&counters))?;
             if complete || self.config.sample.is_none_or(|sample| drawn.captions.len() == sample) {
                 return use_drawn(&drawn, &counts);
             }
@@ -206,8 +218,14 @@ impl PromptSource for Laion {
 
     fn files(&self) -> Vec<PathBuf> {
         let mut files = self.paths();
+        // Whether a table is there that lies elsewhere shows when it is read.
+        files.retain(|path| !matches!(remote::address(path), Ok(Some(_))));
         files.extend(self.tokenizers.files(&self.folder));
         files
+    }
+
+    fn fetched_as(&self) -> Option<&'static str> {
+        Some("laion-aesthetics-12m")
     }
 
     fn read(&self) -> Result<Reading> {
@@ -230,7 +248,8 @@ impl PromptSource for Laion {
 /// Rows of one row group of a written table.
 const GROUP_ROWS: usize = 1 << 17;
 
-fn write_captions(path: &Path, drawn: &Drawn) -> Result<()> {
+/// Writes drawn captions as [`Laion::write`] does.
+pub fn write_captions(path: &Path, drawn: &Drawn) -> Result<()> {
     use rayon::prelude::*;
     let mut order: Vec<(u64, u32)> =
         drawn.captions.par_iter().enumerate().map(|(i, caption)| (rng::text_id(caption.text), i as u32)).collect();
@@ -276,6 +295,9 @@ fn write_captions(path: &Path, drawn: &Drawn) -> Result<()> {
 
 /// Files below `folder` that a pattern matches; the pattern itself where none does.
 fn matches(folder: &Path, pattern: &Path) -> Vec<PathBuf> {
+    if matches!(remote::address(pattern), Ok(Some(_)) | Err(_)) {
+        return vec![pattern.to_owned()];
+    }
     let whole = folder.join(pattern);
     let (Some(parent), Some(name)) = (whole.parent(), whole.file_name()) else { return vec![whole] };
     let name = name.to_string_lossy().into_owned();
@@ -292,13 +314,28 @@ fn matches(folder: &Path, pattern: &Path) -> Vec<PathBuf> {
 }
 
 /// True if the name fits the pattern, in which `*` stands for any bytes and `?` for one.
-fn fits(name: &[u8], pattern: &[u8]) -> bool {
-    match (name, pattern) {
-        ([], []) => true,
-        (_, [b'*', rest @ ..]) => (0..=name.len()).any(|skipped| fits(&name[skipped..], rest)),
-        ([first, name @ ..], [wanted, rest @ ..]) => (*wanted == b'?' || wanted == first) && fits(name, rest),
-        _ => false,
+pub fn fits(name: &[u8], pattern: &[u8]) -> bool {
+    let (mut at, mut wanted) = (0, 0);
+    // The last star, and how many bytes it stands for: only this one is tried again, so time is the product of the lengths at most.
+    let mut star: Option<(usize, usize)> = None;
+    while at < name.len() {
+        match pattern.get(wanted) {
+            Some(b'*') => {
+                star = Some((wanted, at));
+                wanted += 1;
+            }
+            Some(&byte) if byte == b'?' || byte == name[at] => {
+                at += 1;
+                wanted += 1;
+            }
+            _ => {
+                let Some((place, from)) = star else { return false };
+                star = Some((place, from + 1));
+                (wanted, at) = (place + 1, from + 1);
+            }
+        }
     }
+    pattern[wanted..].iter().all(|&byte| byte == b'*')
 }
 
 #[cfg(test)]

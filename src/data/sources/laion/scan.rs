@@ -8,10 +8,10 @@ use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::ByteArray;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::file::statistics::Statistics;
 use rayon::prelude::*;
 
@@ -20,6 +20,8 @@ use super::pool::{Batch, Facts, Pool};
 use crate::data::clean::caption::CaptionCleaner;
 use crate::data::clean::marks;
 use crate::data::clean::words::Words;
+use crate::data::fetch::download::Client;
+use crate::data::fetch::remote::{self, Parts, Remote};
 use crate::data::flags::{Flag, Flags};
 use crate::data::near::{self, Shingles};
 use crate::error::{Error, Result};
@@ -77,25 +79,60 @@ impl Counts {
 /// One file with its footer read and its columns found.
 #[derive(Debug)]
 struct Shard {
+    /// A file, or an address.
     path: PathBuf,
+    /// Where the file lies elsewhere.
+    remote: Option<Remote>,
     metadata: ArrowReaderMetadata,
     columns: Columns,
 }
 
 impl Shard {
     fn open(path: &Path, filter: &Filter) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        if file.metadata().map_err(Error::io("read", path))?.len() == 0 {
-            return Err(Error::format(FORMAT, path, "the file is empty (0 bytes)"));
-        }
-        let metadata =
-            ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()).map_err(|error| Error::format(FORMAT, path, error))?;
+        let (remote, metadata) = match remote::address(path)? {
+            Some(address) => {
+                let (remote, metadata) = Remote::open(&Client::new(), &address)?;
+                (Some(remote), ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::default()))
+            }
+            None => {
+                let file = File::open(path).map_err(Error::io("open", path))?;
+                if file.metadata().map_err(Error::io("read", path))?.len() == 0 {
+                    return Err(Error::format(FORMAT, path, "the file is empty (0 bytes)"));
+                }
+                (None, ArrowReaderMetadata::load(&file, ArrowReaderOptions::default()))
+            }
+        };
+        let metadata = metadata.map_err(|error| Error::format(FORMAT, path, error))?;
         let score = if filter.min_score.is_some() { ScoreColumn::Required } else { ScoreColumn::Unused };
         let columns = Columns::find(metadata.schema(), filter.names, score, path)?;
         if metadata.metadata().file_metadata().num_rows() == 0 {
             return Err(Error::format(FORMAT, path, "the table has no rows"));
         }
-        Ok(Self { path: path.into(), metadata, columns })
+        Ok(Self { path: path.into(), remote, metadata, columns })
+    }
+
+    /// The wanted columns of one row group, batch by batch.
+    fn batches(&self, group: usize) -> Result<ParquetRecordBatchReader> {
+        match self.input(group)? {
+            Input::File(file) => self.batches_of(file, group),
+            Input::Parts(parts) => self.batches_of(parts, group),
+        }
+    }
+
+    fn batches_of(&self, input: impl ChunkReader + 'static, group: usize) -> Result<ParquetRecordBatchReader> {
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input, self.metadata.clone());
+        let projection = ProjectionMask::roots(builder.parquet_schema(), self.columns.places());
+        let reader = builder.with_row_groups(vec![group]).with_projection(projection).with_batch_size(BATCH_ROWS).build();
+        reader.map_err(|error| damaged(self, group, error))
+    }
+
+    /// The file, or what is needed of it for one row group.
+    fn input(&self, group: usize) -> Result<Input> {
+        let Some(remote) = &self.remote else {
+            return Ok(Input::File(File::open(&self.path).map_err(Error::io("open", &self.path))?));
+        };
+        let names: Vec<&str> = self.columns.places().map(|place| self.metadata.schema().field(place).name().as_str()).collect();
+        Ok(Input::Parts(remote.columns(self.metadata.metadata().row_group(group), &names)?))
     }
 
     /// Rows of the file before a row group.
@@ -115,6 +152,12 @@ impl Shard {
         };
         highest.is_some_and(|highest| highest < min_score)
     }
+}
+
+/// Where the bytes of a row group are.
+enum Input {
+    File(File),
+    Parts(Parts),
 }
 
 const FORMAT: &str = "parquet file";
@@ -146,11 +189,7 @@ fn scan_group(shard: &Shard, group: usize, filter: &Filter, pool: &Pool) -> Resu
         let rows = shard.metadata.metadata().row_group(group).num_rows().max(0) as u64;
         return Ok(Counts { rows, low_score: rows, ..Counts::default() });
     }
-    let file = File::open(&shard.path).map_err(Error::io("open", &shard.path))?;
-    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, shard.metadata.clone());
-    let projection = ProjectionMask::roots(builder.parquet_schema(), shard.columns.places());
-    let reader = builder.with_row_groups(vec![group]).with_projection(projection).with_batch_size(BATCH_ROWS).build();
-    let mut reader = reader.map_err(|error| damaged(shard, group, error))?;
+    let mut reader = shard.batches(group)?;
     let mut counts = Counts::default();
     loop {
         // Decoding is serial in a row group, cleaning need not be: a file of one group still uses every thread.
@@ -254,6 +293,10 @@ fn damaged(shard: &Shard, group: usize, error: impl std::fmt::Display) -> Error 
 
 /// Row in the file and byte in its text of the first caption of a group that is no UTF-8. Rows count from 0.
 fn invalid_text(shard: &Shard, group: usize) -> Result<Option<(u64, usize)>> {
+    if shard.remote.is_some() {
+        // It would have to be asked for once more.
+        return Ok(None);
+    }
     let file = File::open(&shard.path).map_err(Error::io("open", &shard.path))?;
     let reader = SerializedFileReader::new(file)?;
     let name = shard.metadata.schema().field(shard.columns.caption).name();

@@ -165,6 +165,9 @@ fn patterns_match_names_and_a_pattern_without_a_match_is_a_missing_file() {
     source.config.files = vec!["laion/*.arrow".into()];
     assert!(!source.files()[0].exists());
     assert!(fits(b"part-001.parquet", b"part-??1.*") && !fits(b"part-001.parquet", b"part-?1.*") && fits(b"", b"*"));
+    assert!(fits(b"aXbXbc", b"a*b?") && !fits(b"aXbXb", b"a*c*") && fits(b"a", b"**a**") && !fits(b"", b"?"));
+    // Would take for ever if every star were tried again.
+    assert!(!fits(&[b'a'; 200], b"*a*a*a*a*a*a*a*a*a*a*a*a*b"));
 }
 
 #[test]
@@ -243,4 +246,77 @@ fn a_configuration_that_can_draw_nothing_is_refused() {
     for toml in ["files = []", "sample = 0", "near_duplicates = 1.5", "score = { at-least = nan }"] {
         assert_eq!(check(toml).unwrap_err().exit_code(), 2, "{toml}");
     }
+}
+
+/// Serves `content` by byte range at the loopback until the test ends; returns the address and how many bytes were sent. The first
+/// `broken` answers end in the middle.
+fn serve(content: Vec<u8>, broken: usize) -> (String, Arc<std::sync::atomic::AtomicU64>) {
+    use std::io::{BufRead, BufReader, Write};
+    use std::sync::atomic::Ordering;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/captions.parquet", listener.local_addr().unwrap());
+    let sent = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counter = sent.clone();
+    std::thread::spawn(move || {
+        for i in 0.. {
+            let Ok((mut stream, _)) = listener.accept() else { return };
+            let mut head = String::new();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            while reader.read_line(&mut head).unwrap_or(0) > 2 {}
+            let head = head.to_lowercase();
+            let range = head.lines().find_map(|line| line.strip_prefix("range: bytes=")).unwrap().to_owned();
+            let (from, to) = range.split_once('-').unwrap();
+            let last = content.len() - 1;
+            let (from, to) = match from.parse::<usize>() {
+                Ok(from) => (from, to.parse::<usize>().unwrap().min(last)),
+                Err(_) => (content.len().saturating_sub(to.parse().unwrap()), last),
+            };
+            let body = &content[from..=to];
+            let head = format!(
+                "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{to}/{}\r\nConnection: close\r\n\r\n",
+                body.len(),
+                content.len()
+            );
+            let body = if i < broken { &body[..body.len() / 2] } else { body };
+            counter.fetch_add(body.len() as u64, Ordering::Relaxed);
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        }
+    });
+    (address, sent)
+}
+
+#[test]
+fn a_table_elsewhere_gives_the_captions_of_a_local_one_and_only_its_columns_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("laion/a.parquet");
+    let texts = many();
+    let text: ArrayRef = Arc::new(texts.iter().map(Some).collect::<StringArray>());
+    let score: ArrayRef = Arc::new(Float64Array::from(vec![7.0; texts.len()]));
+    // Most of the file is a column that nobody asks for.
+    let image: ArrayRef =
+        Arc::new((0..texts.len()).map(|i| Some(format!("{i:064}{}", rng::text_id(&i.to_string())).repeat(10))).collect::<StringArray>());
+    write(&path, 1000, vec![("TEXT", text), ("image", image), ("aesthetic", score)]);
+    let local = laion(folder.path()).read().unwrap();
+    let content = std::fs::read(&path).unwrap();
+    let whole = content.len() as u64;
+    let (address, sent) = serve(content, 1);
+    let mut elsewhere = laion(folder.path());
+    elsewhere.config.files = vec![address.into()];
+    assert!(elsewhere.files().is_empty());
+    assert_eq!(elsewhere.read().unwrap(), local);
+    let sent = sent.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(sent < whole / 3, "{sent} of {whole} bytes");
+}
+
+#[test]
+fn an_address_where_no_table_is_gets_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut source = laion(folder.path());
+    let (address, _) = serve(b"a red car, a blue house, no table".to_vec(), 0);
+    source.config.files = vec![address.clone().into()];
+    let error = source.read().unwrap_err().to_string();
+    assert!(error.contains(&address) && error.contains("not a valid parquet file"), "{error}");
+    source.config.files = vec!["hf://datasets/nobody".into()];
+    let error = source.read().unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("names no file"), "{error}");
 }
