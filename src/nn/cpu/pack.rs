@@ -5,7 +5,7 @@
 use super::gemm::Matrix;
 use super::stored::Stored;
 use super::vector::Vector;
-use crate::nn::real::Real;
+use crate::nn::real::{Real, vectorised};
 
 /// Side of the squares in which a transposed operand is packed: a register of eight numbers.
 pub(super) const SQUARE: usize = 8;
@@ -17,11 +17,16 @@ pub(super) fn pack<T: Real, S: Stored<T>>(b: Matrix<S>, column: usize, panel: &m
         panel.fill(T::ZERO);
     }
     if b.column_stride == 1 {
-        for (row, packed) in panel.chunks_exact_mut(T::PANEL).enumerate() {
-            let from = &b.data[row * b.row_stride + column..][..columns];
-            // Whole registers are copied where the width is known.
-            if columns == T::PANEL { S::widen_all(&from[..T::PANEL], packed) } else { S::widen_all(from, &mut packed[..columns]) }
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for (row, packed) in panel.chunks_exact_mut(T::PANEL).enumerate() {
+                    let from = &b.data[row * b.row_stride + column..][..columns];
+                    // Whole registers are copied where the width is known.
+                    if columns == T::PANEL { S::widen_all(&from[..T::PANEL], packed) } else { S::widen_all(from, &mut packed[..columns]) }
+                }
+            },
+        );
         return;
     }
     let (mut column_from, mut row_from) = (0, 0);
