@@ -246,7 +246,8 @@ fn files_are_short_have_a_header_and_no_leftovers() {
 #[test]
 fn no_unwrap_outside_tests() {
     let mut broken = Vec::new();
-    for (file, text) in sources() {
+    // A file of this name is a module of tests as a whole.
+    for (file, text) in sources().into_iter().filter(|(file, _)| file.file_name() != Some("tests.rs".as_ref())) {
         let code = code_of(&text);
         for (i, line) in without_tests(&code).lines().enumerate() {
             if line.contains(".unwrap()") {

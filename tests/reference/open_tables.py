@@ -48,7 +48,7 @@ def check_table(path):
     assert ids.is_sorted() and ids.n_unique() == frame.height
     described = duckdb.sql(f"describe select * from read_parquet('{path}')").fetchall()
     assert {row[0]: row[1] for row in described} == {name: types[1] for name, types in COLUMNS.items()}, described
-    counted = duckdb.sql(f"select count(*), count(distinct prompt_id) from read_parquet('{path}')").fetchone()
+    counted = duckdb.sql(f"select count(*), count(distinct prompt_id) from read_parquet('{path}')").fetchall()[0]
     assert counted == (frame.height, frame.height), counted
     print(f"{path.name}: {frame.height} rows in pyarrow, polars and DuckDB")
 

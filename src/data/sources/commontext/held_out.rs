@@ -63,7 +63,9 @@ fn noun_phrase(rng: &mut impl Rng) -> String {
 
 /// Nine to twelve words.
 fn sentence(rng: &mut impl Rng) -> String {
-    format!("the {} {} a {} {}", noun_phrase(rng), pick(rng, &TRANSITIVE), noun_phrase(rng), pick(rng, &PLACES))
+    let (subject, verb, object) = (noun_phrase(rng), pick(rng, &TRANSITIVE), noun_phrase(rng));
+    let article = if object.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("the {subject} {verb} {article} {object} {}", pick(rng, &PLACES))
 }
 
 fn digits(rng: &mut impl Rng) -> String {

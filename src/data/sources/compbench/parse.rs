@@ -94,7 +94,8 @@ fn list_of_objects(text: &str) -> Option<Structure> {
 /// `a conical traffic cone`: an article or number, attributes, the rest is the name. Of two unknown words the first is the
 /// attribute (`a doric column`).
 fn noun_phrase(text: &str) -> Option<Object> {
-    let mut words: Vec<&str> = text.split_whitespace().collect();
+    // A mark that stands alone is no word.
+    let mut words: Vec<&str> = text.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).collect();
     let count = words.first().and_then(|word| number(word));
     if count.is_some() || words.first() == Some(&"the") {
         words.remove(0);

@@ -1,3 +1,5 @@
+//! What is read of tables of captions, and what is said of those that cannot be read.
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, Float64Array, Int64Array, RecordBatch, StringArray};
