@@ -8,6 +8,7 @@ use crate::config::{self, Pipeline};
 use crate::doctor;
 use crate::error::Result;
 use crate::mini::bootstrap::Part;
+use crate::report;
 use crate::stages::{Start, Step};
 
 const AFTER_HELP: &str = "\
@@ -64,7 +65,23 @@ enum Command {
     /// Score the images of all encoders.
     Evaluate,
     /// Write the report and print its path.
-    Report,
+    Report {
+        /// Put the pictures into the page instead of a folder beside it, as many as fit.
+        #[arg(long)]
+        single_file: bool,
+    },
+    /// Write a page on which people choose between the images of two encoders without knowing which is which.
+    PreferencePage {
+        /// Two encoders with images.
+        #[arg(num_args = 2, value_names = ["A", "B"], required = true)]
+        encoders: Vec<String>,
+        /// Prompts to choose on.
+        #[arg(long, default_value_t = 60)]
+        pairs: usize,
+        /// Checks of attention between them.
+        #[arg(long, default_value_t = 6)]
+        checks: usize,
+    },
     /// All stages, from the prompts to the report; prints its path.
     Run,
     /// Train the networks of the miniature world and write them into the pipeline's folder.
@@ -90,7 +107,14 @@ pub fn run(cli: Cli) -> Result<()> {
         print!("{}", doctor::report(common.root()));
         return Ok(());
     }
-    let pipeline = common.load()?;
+    let mut pipeline = common.load()?;
+    if let Command::PreferencePage { encoders, pairs, checks } = cli.command {
+        let [a, b]: [String; 2] = encoders.try_into().expect("the parser asks for two");
+        return pipeline.preference_page(a, b, pairs, checks, common.dry_run);
+    }
+    if let Command::Report { single_file: true } = cli.command {
+        pipeline.experiment.report.pictures = report::Place::Inside;
+    }
     let chosen = |name: &str, all: Vec<String>| if name == ALL { all } else { vec![name.to_owned()] };
     let steps: Vec<Step> = match &cli.command {
         Command::BuildData => vec![pipeline.build_data()?],
@@ -101,14 +125,14 @@ pub fn run(cli: Cli) -> Result<()> {
             chosen(encoder, pipeline.encoders()).iter().map(|name| pipeline.generate(name)).collect::<Result<_>>()?
         }
         Command::Evaluate => vec![pipeline.evaluate()?],
-        Command::Report => vec![pipeline.report()?],
+        Command::Report { .. } => vec![pipeline.report()?],
         Command::Run => pipeline.all()?,
         Command::Bootstrap { part, warm_start } => {
             let start = if *warm_start { Start::FromWeights } else { Start::Anew };
             let all = Part::ALL.map(|part| part.name().to_owned()).to_vec();
             chosen(part, all).iter().map(|name| pipeline.bootstrap(name, start)).collect::<Result<_>>()?
         }
-        Command::Doctor => Vec::new(),
+        Command::Doctor | Command::PreferencePage { .. } => Vec::new(),
     };
     if common.dry_run {
         for line in pipeline.plan(&steps)? {
@@ -117,7 +141,7 @@ pub fn run(cli: Cli) -> Result<()> {
         return Ok(());
     }
     pipeline.execute(steps)?;
-    if matches!(cli.command, Command::Report | Command::Run) {
+    if matches!(cli.command, Command::Report { .. } | Command::Run) {
         println!("{}", pipeline.page().display());
     }
     Ok(())

@@ -14,6 +14,7 @@ use crate::models::card::{REAL, STUDENT_CARD, STUDENT_WEIGHTS, TEACHER};
 use crate::run::hashes::HashCache;
 use crate::run::interrupt;
 use crate::run::manifest::{Freshness, Input, Rerun, Stage, readable_seconds, unix_seconds};
+use crate::run::results::TOKENS;
 use crate::{data, diffusion, distill, metrics, report};
 
 /// How to get weights that are not there.
@@ -83,7 +84,9 @@ impl Pipeline {
         }
         let folder = context.samples(&encoder);
         let mut outputs = vec![folder.join("samples.parquet"), folder.join("images")];
-        outputs.extend((encoder != REAL).then(|| folder.join("embeddings.safetensors")));
+        if encoder != REAL {
+            outputs.extend(["embeddings.safetensors", TOKENS].map(|file| folder.join(file)));
+        }
         let settings = json!({"generate": config, "teacher": experiment.teacher.essence()});
         let stage = self.stage(&format!("generate {encoder}"), folder, &settings, inputs, outputs)?;
         let body = move || diffusion::generate::run(config, &experiment.teacher, &encoder, context).map(drop);
@@ -115,8 +118,23 @@ impl Pipeline {
         let scores = ["scores.parquet", "summary.parquet", "skipped.json"].map(|file| evaluation.join(file));
         let mut inputs: Vec<Input> = scores.map(|path| Input::new(path, "the scores", self.hint("evaluate"))).into();
         inputs.extend(self.image_inputs());
-        let stage = self.stage("report", context.reports.clone(), config, inputs, vec![self.page()])?;
+        let mut stage = self.stage("report", context.reports.clone(), config, inputs, vec![self.page()])?;
+        // Absent where the pictures are in the page; the card where `build-data` left none.
+        stage.optional_outputs.extend([report::gallery::FOLDER, report::index::CARD_PAGE].map(|name| context.reports.join(name)));
         Ok(Step { stage, body: Box::new(move || report::run(config, context).map(drop)) })
+    }
+
+    /// Writes the page for blind preferences between two encoders and prints its path.
+    pub fn preference_page(&self, a: String, b: String, pairs: usize, checks: usize, dry_run: bool) -> Result<()> {
+        let question = report::preference::Question { encoders: [a, b], pairs, checks };
+        if dry_run {
+            println!("preference-page: would write {}", report::preference::path(&question, &self.context).display());
+            return Ok(());
+        }
+        let page = report::preference::run(&question, &self.context)?;
+        report::refresh_index(&self.context)?;
+        println!("{}", page.display());
+        Ok(())
     }
 
     /// Where the report appears.

@@ -38,25 +38,47 @@ pub fn figures(data: &Data) -> Result<String> {
         html.push_str(&figure(&svg, &plot::legend(series.iter().map(|(name, _)| name.as_str())), words));
     }
     html.push_str(&bar_figure(data)?);
-    for (objective, title) in
-        [("vision", "Learning curves of vision-based distillation"), ("naive", "Learning curves of naive distillation")]
-    {
-        let series: Vec<Series> = data
-            .encoders
-            .iter()
-            .filter(|encoder| encoder.objective() == Some(objective))
-            .map(|encoder| Series { name: encoder.name.clone(), points: smooth(&encoder.log) })
-            .filter(|series| series.points.iter().any(|(_, y)| *y > 0.0))
-            .collect();
-        if !series.is_empty() {
-            let svg = plot::curves(&series, Axes { x: "updates", y: "loss (log)", description: title })?;
-            let words =
-                format!("{title}; each point is the mean loss of a stretch of updates. Losses of the two objectives have different units.");
-            html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &words));
+    for objective in ["vision", "naive"] {
+        for curve in CURVES {
+            html.push_str(&curves(data, objective, &curve)?);
         }
     }
     html.push_str("</div>\n");
     Ok(html)
+}
+
+/// One kind of learning curve.
+struct Curve {
+    title: &'static str,
+    x: (&'static str, fn(&TrainLogRow) -> f64),
+    y: (&'static str, fn(&TrainLogRow) -> f64),
+}
+
+/// Loss over updates and over time, and the size of the gradient, which shows training that came apart.
+const CURVES: [Curve; 3] = [
+    Curve { title: "Loss", x: ("updates", |row| row.update as f64), y: ("loss (log)", |row| row.loss) },
+    Curve { title: "Loss over time", x: ("wall seconds", |row| row.seconds), y: ("loss (log)", |row| row.loss) },
+    Curve { title: "Gradient norm", x: ("updates", |row| row.update as f64), y: ("gradient norm (log)", |row| row.gradient_norm) },
+];
+
+/// The curve of all students of an objective; empty where none has a log.
+fn curves(data: &Data, objective: &str, curve: &Curve) -> Result<String> {
+    let words = if objective == "vision" { "distillation through the denoiser" } else { "naive distillation" };
+    let title = format!("{} of {words}", curve.title);
+    let series: Vec<Series> = data
+        .encoders
+        .iter()
+        .filter(|encoder| encoder.objective() == Some(objective))
+        .map(|encoder| Series { name: encoder.name.clone(), points: smooth(&encoder.log, curve) })
+        .filter(|series| series.points.iter().any(|(_, y)| *y > 0.0))
+        .collect();
+    if series.is_empty() {
+        return Ok(String::new());
+    }
+    let svg = plot::curves(&series, Axes { x: curve.x.0, y: curve.y.0, description: &title })?;
+    let caption =
+        format!("{title}; each point is the mean of a stretch of updates. The losses of the two objectives have different units.");
+    Ok(figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &caption))
 }
 
 fn bar_figure(data: &Data) -> Result<String> {
@@ -100,13 +122,13 @@ fn figure(svg: &str, legend: &str, caption: &str) -> String {
     format!("<figure class=\"plot\">{legend}{svg}<figcaption>{}</figcaption></figure>\n", escape(caption))
 }
 
-/// Mean loss of equal stretches of updates.
-fn smooth(log: &[TrainLogRow]) -> Vec<(f64, f64)> {
+/// Means of equal stretches of updates.
+fn smooth(log: &[TrainLogRow], curve: &Curve) -> Vec<(f64, f64)> {
     let stretch = log.len().div_ceil(CURVE_POINTS).max(1);
     log.chunks(stretch)
         .map(|rows| {
             let mean = |value: &dyn Fn(&TrainLogRow) -> f64| rows.iter().map(value).sum::<f64>() / rows.len() as f64;
-            (mean(&|row| row.update as f64), mean(&|row| row.loss))
+            (mean(&curve.x.1), mean(&curve.y.1))
         })
         .collect()
 }

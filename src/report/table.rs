@@ -2,25 +2,15 @@
 
 use std::fmt::Write as _;
 
+pub use crate::run::html::escape;
 use crate::run::results::SummaryRow;
 
-/// Text made safe for element content and double-quoted attributes.
-pub fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            _ => safe.push(character),
-        }
-    }
-    safe
-}
+/// The buttons below every table.
+const COPY: &str = "<p class=\"copy\">Copy as <button type=\"button\" data-copy=\"csv\">CSV</button> \
+    <button type=\"button\" data-copy=\"markdown\">Markdown</button> <button type=\"button\" data-copy=\"latex\">LaTeX</button> \
+    <span role=\"status\"></span></p>";
 
-/// One table with a caption, sortable by every column, copyable as CSV.
+/// One table with a caption, sortable by every column, copyable as CSV, Markdown and LaTeX.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     caption: String,
@@ -70,6 +60,24 @@ impl Cell {
             row.n
         );
         Self { shown, plain: plain_number(row.value), class: "number" }
+    }
+
+    /// The same cell with its share of the teacher's value below.
+    pub fn with_share(mut self, percent: Option<f64>) -> Self {
+        if let Some(percent) = percent.filter(|percent| percent.is_finite()) {
+            let _ = write!(self.shown, "<br><small class=\"share\">{percent:.1} %</small>");
+        }
+        self
+    }
+
+    /// Text that stays on one line.
+    pub fn line(text: &str) -> Self {
+        Self { class: "number", ..Self::text(text) }
+    }
+
+    /// A command, in the letters of a terminal.
+    pub fn command(text: &str) -> Self {
+        Self { shown: format!("<code>{}</code>", escape(text)), plain: text.into(), class: "" }
     }
 
     /// A reported difference: sign, interval, and in words whether the interval excludes zero.
@@ -141,7 +149,7 @@ impl Table {
         if self.is_empty() {
             return String::new();
         }
-        let mut html = format!("<div class=\"table\"><table><caption>{}</caption><thead><tr>", escape(&self.caption));
+        let mut html = format!("<div class=\"table\"><div class=\"scroll\"><table><caption>{}</caption><thead><tr>", escape(&self.caption));
         for column in &self.columns {
             let note = column.note.map(|n| format!("<sup><a href=\"#note-{n}\">{n}</a></sup>")).unwrap_or_default();
             let _ = write!(html, "<th scope=\"col\"><button type=\"button\" class=\"sort\">{}</button>{note}</th>", escape(&column.title));
@@ -156,7 +164,9 @@ impl Table {
             }
             html.push_str("</tr>");
         }
-        html.push_str("</tbody></table><button type=\"button\" class=\"csv\">Copy as CSV</button></div>\n");
+        html.push_str("</tbody></table></div>");
+        html.push_str(COPY);
+        html.push_str("</div>\n");
         html
     }
 }
