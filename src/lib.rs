@@ -16,3 +16,4 @@ pub mod nn;
 pub mod report;
 pub mod run;
 pub mod stages;
+pub mod stats;

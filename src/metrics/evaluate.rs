@@ -13,7 +13,6 @@ use crate::metrics::compbench::Task;
 use crate::metrics::experts::{self, Found};
 use crate::metrics::frechet::{Distance, Moments, PromptFeatures, Reference};
 use crate::metrics::ocr::{self, TargetText};
-use crate::metrics::stats::{Bootstrap, Estimate};
 use crate::metrics::summary::{self, Comparison};
 use crate::metrics::{encoders, tsne};
 use crate::mini::reader::Reader;
@@ -27,6 +26,7 @@ use crate::run::evaluation::{Skipped, write_skipped};
 use crate::run::progress::Progress;
 use crate::run::results::{SampleRow, ScoreRow, SummaryRow};
 use crate::run::{files, interrupt};
+use crate::stats::{Bootstrap, Estimate};
 
 /// Images scored between two looks at Ctrl-C.
 const BATCH: usize = 16;

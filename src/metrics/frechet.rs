@@ -6,7 +6,7 @@
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use crate::error::{Error, Result};
-use crate::metrics::stats::{self, Bootstrap, Estimate, Resampling};
+use crate::stats::{self, Bootstrap, Estimate, Resampling};
 
 /// The features of one prompt's images.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
-use crate::metrics::stats::{self, Bootstrap, Estimate, Observation};
 use crate::run::results::{ScoreRow, SummaryRow};
+use crate::stats::{self, Bootstrap, Estimate, Observation};
 
 /// Prefix of the per-category compositional metrics; their category means are averaged into one number.
 pub const COMPOSITION: &str = "compbench_";
