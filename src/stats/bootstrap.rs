@@ -64,7 +64,7 @@ pub fn ratio_of_means(strata: &[Vec<Observation>], bootstrap: &Bootstrap) -> Res
     check(bootstrap)?;
     let grouped = strata.iter().map(|stratum| group(stratum)).collect::<Result<Vec<_>>>()?;
     if grouped.is_empty() {
-        return Err(Error::Invalid("a mean needs at least one observation, found none".into()));
+        return Err(nothing());
     }
     let value = ratio(grouped.iter().map(|clusters| totals(clusters.iter().map(|cluster| (cluster, 1)))));
     if !value.is_finite() {
@@ -128,13 +128,14 @@ pub fn quantile(sorted: &[f64], p: f64) -> f64 {
 }
 
 /// Sums of one prompt.
-struct Cluster {
-    value: f64,
+pub(super) struct Cluster {
+    pub(super) value: f64,
     denominator: f64,
-    n: f64,
+    pub(super) n: f64,
 }
 
-fn group(observations: &[Observation]) -> Result<Vec<Cluster>> {
+/// Sums by prompt, in order of the prompts' numbers.
+pub(super) fn group(observations: &[Observation]) -> Result<Vec<Cluster>> {
     let mut clusters: BTreeMap<u64, Cluster> = BTreeMap::new();
     for observation in observations {
         if !observation.value.is_finite() || !observation.denominator.is_finite() {
@@ -147,9 +148,13 @@ fn group(observations: &[Observation]) -> Result<Vec<Cluster>> {
         cluster.n += 1.0;
     }
     if clusters.is_empty() {
-        return Err(Error::Invalid("a mean needs at least one observation, found none".into()));
+        return Err(nothing());
     }
     Ok(clusters.into_values().collect())
+}
+
+pub(super) fn nothing() -> Error {
+    Error::Invalid("a mean needs at least one observation, found none".into())
 }
 
 /// Mean value and mean denominator of one stratum.
@@ -168,7 +173,7 @@ fn ratio(strata: impl Iterator<Item = (f64, f64)>) -> f64 {
     if denominator > 0.0 { value / denominator } else { f64::NAN }
 }
 
-fn check(bootstrap: &Bootstrap) -> Result<()> {
+pub(super) fn check(bootstrap: &Bootstrap) -> Result<()> {
     if bootstrap.resamples < 20 || !(bootstrap.level > 0.0 && bootstrap.level < 1.0) {
         let found = format!("{} resamples at level {}", bootstrap.resamples, bootstrap.level);
         return Err(Error::config(format!("{found} give no interval"), "use at least 20 resamples and a level between 0 and 1"));
