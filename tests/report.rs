@@ -4,7 +4,7 @@ use std::path::Path;
 
 use scaledown::report::{self, Config};
 use scaledown::run::context::RunContext;
-use scaledown::run::evaluation::{Skipped, TsneRow, write_skipped};
+use scaledown::run::evaluation::{ComparisonRow, ScalingRow, Skipped, TsneRow, write_skipped};
 use scaledown::run::results::{SampleRow, ScoreRow, SummaryRow, TrainLogRow};
 use scaledown::run::rng::text_id;
 
@@ -99,6 +99,58 @@ fn summary(encoder: &str, metric: &str, scope: &str, versus: Option<&str>, [valu
     }
 }
 
+/// The test of a difference; the outcome is stated here, the page must repeat it.
+fn tested(row: &SummaryRow) -> Option<ComparisonRow> {
+    let versus = row.versus.clone().filter(|_| !row.metric.starts_with("retention_"))?;
+    let outcome = match (versus.as_str(), row.metric.as_str()) {
+        ("base-untrained", _) => "better",
+        ("base-naive", _) => "undecided",
+        (_, "clip_score") => "equivalent",
+        _ => "worse",
+    };
+    Some(ComparisonRow {
+        encoder: row.encoder.clone(),
+        versus,
+        metric: row.metric.clone(),
+        scope: row.scope.clone(),
+        value: row.value,
+        ci_low: row.ci_low,
+        ci_high: row.ci_high,
+        n: row.n,
+        prompts: row.n,
+        standard_error: 1.5,
+        test: "clustered paired t".into(),
+        p: Some(0.004),
+        p_check: Some(0.005),
+        p_holm: Some(0.016),
+        margin: Some(2.0),
+        p_equivalence: Some(0.01),
+        p_equivalence_holm: Some(0.03),
+        family: 32,
+        outcome: outcome.into(),
+        unit: row.unit.clone(),
+        direction: row.direction.clone(),
+        protocol: row.protocol.clone(),
+    })
+}
+
+fn law() -> ScalingRow {
+    ScalingRow {
+        metric: "compbench".into(),
+        encoders: 3,
+        slope: 12.25,
+        ci_low: 9.5,
+        ci_high: 15.0,
+        fit_low: -3.0,
+        fit_high: 27.5,
+        intercept: -4.0,
+        r_squared: 0.93,
+        prompts: 48,
+        unit: "%".into(),
+        protocol: "p".into(),
+    }
+}
+
 fn write_evaluation(context: &RunContext) {
     let mut rows = Vec::new();
     let mut scores = Vec::new();
@@ -158,6 +210,8 @@ fn write_evaluation(context: &RunContext) {
     rows.push(summary("base", "compbench", "all", Some("base-naive"), [1.5, -2.5, 6.5]));
     let folder = context.evaluation();
     SummaryRow::write(&folder.join("summary.parquet"), &rows).unwrap();
+    ComparisonRow::write(&folder.join("comparisons.parquet"), &rows.iter().filter_map(tested).collect::<Vec<_>>()).unwrap();
+    ScalingRow::write(&folder.join("scaling.parquet"), &[law()]).unwrap();
     ScoreRow::write(&folder.join("scores.parquet"), &scores).unwrap();
     let skipped =
         Skipped { metric: "ocr_sentence".into(), encoder: None, reason: "`ocr-recognition.onnx` is not in the pipeline's folder".into() };
@@ -210,8 +264,13 @@ fn numbers_and_their_intervals_appear() {
         "71.5<br><small class=\"interval\">[65.5, 73.5]</small> <small class=\"n\">n 48</small>",
         "66.90",
         "<b>81 %</b> [77.0, 85.0] of the compositional score",
-        "Against its untrained twin (base-untrained): CompBench mean +59.5 [50.5, 66.5] (better)",
-        "+1.5 [−2.5, 6.5] (not distinguishable)",
+        "Against its teacher: CompBench mean −16.8 [−19.8, −13.8] (worse, p 0.016)",
+        "(equivalent within ±2.00, p 0.030)",
+        "Against its untrained twin (base-untrained): CompBench mean +59.5 [50.5, 66.5] (better, p 0.016)",
+        "+1.5 [−2.5, 6.5] (undecided: neither a difference nor equivalence within ±2.0 is shown)",
+        "p-values are corrected after Holm over the 32 tests against the teacher",
+        "+12.2",
+        "[−3.0, 27.5]",
         "judge of compbench &lt;1a2b3c4d&gt;",
         "50.32",
         "a &lt;b&gt;red&lt;/b&gt; car? 0.98",
@@ -226,6 +285,21 @@ fn numbers_and_their_intervals_appear() {
     if let Ok(copy) = std::env::var("SCALEDOWN_KEEP_REPORT") {
         std::fs::write(copy, &html).unwrap();
     }
+}
+
+#[test]
+fn without_tests_nothing_is_called_better_worse_or_equivalent() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = run_below(folder.path());
+    std::fs::remove_file(context.evaluation().join("comparisons.parquet")).unwrap();
+    let html = render(&context);
+    let verdict = html.split("<p class=\"verdict\">").nth(1).and_then(|rest| rest.split("</p>").next()).unwrap();
+    assert!(verdict.contains("(not tested)"), "{verdict}");
+    for word in ["better,", "worse,", "equivalent within"] {
+        assert!(!verdict.contains(word), "{verdict}");
+    }
+    assert!(!html.contains("class=\"outcome\">better") && !html.contains("class=\"outcome\">worse"));
+    assert!(html.contains("Evaluate did not write the tests of the differences"));
 }
 
 #[test]

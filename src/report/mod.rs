@@ -1,5 +1,6 @@
 //! The stage that turns results into one self-contained HTML page: no weights, no network, no script from elsewhere.
 
+pub mod compare;
 pub mod data;
 pub mod figures;
 pub mod grid;
@@ -8,6 +9,7 @@ pub mod paper;
 pub mod plot;
 pub mod provenance;
 pub mod sections;
+pub mod significance;
 pub mod table;
 pub mod verdict;
 

@@ -2,7 +2,7 @@
 
 use super::data::Data;
 use super::table::escape;
-use super::{Config, figures, grid, provenance, sections, verdict};
+use super::{Config, figures, grid, provenance, sections, significance, verdict};
 use crate::error::Result;
 
 const STYLE: &str = include_str!("assets/style.css");
@@ -41,6 +41,7 @@ pub fn page(data: &Data, config: &Config) -> Result<String> {
     let parts: Vec<(&str, &str, String)> = vec![
         ("scores", "Scores", sections::scores(data, &mut notes)),
         ("differences", "Differences", sections::differences(data, &mut notes)),
+        ("tests", "Tests", significance::html(data, &mut notes)),
         ("naive", "Naive distillation", sections::naive(data)),
         ("paper", "Beside the paper", sections::beside_paper(data)?),
         ("figures", "Figures", figures::figures(data)?),
