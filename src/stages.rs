@@ -20,6 +20,9 @@ use crate::{data, diffusion, distill, metrics, report};
 /// How to get weights that are not there.
 const BOOTSTRAP_HINT: &str = "restore the file from the repository, or train it with `scaledown bootstrap`";
 
+/// What `evaluate` always writes.
+const RESULTS: [&str; 5] = ["scores.parquet", "summary.parquet", "comparisons.parquet", "scaling.parquet", "skipped.json"];
+
 /// Where the training of a network begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -103,7 +106,7 @@ impl Pipeline {
         let judges = config.experts.files(&context.pipeline).into_iter().filter(|path| path.exists());
         inputs.extend(judges.map(|path| Input::new(path, "a judge's weights", BOOTSTRAP_HINT)));
         let folder = context.evaluation();
-        let outputs = ["scores.parquet", "summary.parquet", "skipped.json"].map(|file| folder.join(file)).to_vec();
+        let outputs = RESULTS.map(|file| folder.join(file)).to_vec();
         let settings = json!({"evaluate": config, "teacher": experiment.teacher.essence()});
         let mut stage = self.stage("evaluate", folder.clone(), &settings, inputs, outputs)?;
         // Absent where no embeddings can be mapped.
@@ -115,7 +118,7 @@ impl Pipeline {
     pub fn report(&self) -> Result<Step<'_>> {
         let (config, context) = (&self.experiment.report, &self.context);
         let evaluation = context.evaluation();
-        let scores = ["scores.parquet", "summary.parquet", "skipped.json"].map(|file| evaluation.join(file));
+        let scores = RESULTS.map(|file| evaluation.join(file));
         let mut inputs: Vec<Input> = scores.map(|path| Input::new(path, "the scores", self.hint("evaluate"))).into();
         inputs.extend(self.image_inputs());
         let mut stage = self.stage("report", context.reports.clone(), config, inputs, vec![self.page()])?;

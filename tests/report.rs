@@ -79,8 +79,13 @@ fn numbers_and_their_intervals_appear() {
         "66.90",
         "<small class=\"share\">92.8 %</small>",
         "<b>81 %</b> [77.0, 85.0] of the compositional score",
-        "Against its untrained twin (base-untrained): CompBench mean +59.5 [50.5, 66.5] (better)",
-        "+1.5 [−2.5, 6.5] (not distinguishable)",
+        "Against its teacher: CompBench mean −16.8 [−19.8, −13.8] (worse, p 0.016)",
+        "(equivalent within ±2.00, p 0.030)",
+        "Against its untrained twin (base-untrained): CompBench mean +59.5 [50.5, 66.5] (better, p 0.016)",
+        "+1.5 [−2.5, 6.5] (undecided: neither a difference nor equivalence within ±2.0 is shown)",
+        "p-values are corrected after Holm over the 32 tests against the teacher",
+        "+12.2",
+        "[−3.0, 27.5]",
         "judge of compbench &lt;1a2b3c4d&gt;",
         "50.32",
         "equal updates and wall time",
@@ -122,6 +127,21 @@ fn tokens_say_what_is_padding_and_what_was_cut() {
     assert_eq!((&short[0]["kept"], &short[0]["length"]), (&serde_json::json!(8), &serde_json::json!(8)));
     let long = &tokens("two green cats")[0];
     assert_eq!((long["pieces"].as_array().unwrap().len(), long["kept"].as_u64().unwrap()), (16, 8));
+}
+
+#[test]
+fn without_tests_nothing_is_called_better_worse_or_equivalent() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = run_below(folder.path());
+    std::fs::remove_file(context.evaluation().join("comparisons.parquet")).unwrap();
+    let html = render(&context);
+    let verdict = html.split("<p class=\"verdict\">").nth(1).and_then(|rest| rest.split("</p>").next()).unwrap();
+    assert!(verdict.contains("(not tested)"), "{verdict}");
+    for word in ["better,", "worse,", "equivalent within"] {
+        assert!(!verdict.contains(word), "{verdict}");
+    }
+    assert!(!html.contains("class=\"outcome\">better") && !html.contains("class=\"outcome\">worse"));
+    assert!(html.contains("Evaluate did not write the tests of the differences"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::significance::Tested;
 use crate::error::{Error, Result};
 pub use crate::models::card::{REAL, TEACHER};
 use crate::run::context::RunContext;
@@ -21,6 +22,8 @@ pub struct Data {
     pub encoders: Vec<Encoder>,
     pub summary: Vec<SummaryRow>,
     pub scores: Vec<ScoreRow>,
+    /// Tests of the differences, and scaling laws.
+    pub tested: Tested,
     pub tsne: Vec<TsneRow>,
     pub skipped: Vec<Skipped>,
     /// What could not be read, in sentences.
@@ -72,6 +75,7 @@ impl Data {
         let summary = SummaryRow::read(&evaluation.join("summary.parquet"), hint)?;
         let scores = ScoreRow::read(&evaluation.join("scores.parquet"), hint)?;
         let mut gaps = Vec::new();
+        let tested = Tested::read(&evaluation, &mut gaps)?;
         let tsne = optional(&evaluation.join("tsne.parquet"), &mut gaps, "the map of text embeddings", |path| TsneRow::read(path, hint))?;
         let skipped = optional(&evaluation.join("skipped.json"), &mut gaps, "the list of skipped metrics", read_skipped)?;
         let encoders = read_encoders(context, &mut gaps)?;
@@ -84,7 +88,7 @@ impl Data {
                 gaps.push(format!("Student {name} was distilled, but has no generated images."));
             }
         }
-        let mut data = Self { name: context.name.clone(), encoders, summary, scores, tsne, skipped, gaps, manifests: Vec::new() };
+        let mut data = Self { name: context.name.clone(), encoders, summary, scores, tested, tsne, skipped, gaps, manifests: Vec::new() };
         data.read_manifests(context)?;
         data.sort_encoders();
         for encoder in data.encoders.iter().filter(|encoder| encoder.name != REAL) {
@@ -99,9 +103,17 @@ impl Data {
     pub fn read_images(context: &RunContext) -> Result<Self> {
         let mut gaps = Vec::new();
         let encoders = read_encoders(context, &mut gaps)?;
-        let (name, none) = (context.name.clone(), Vec::new());
-        let mut data =
-            Self { name, encoders, summary: Vec::new(), scores: Vec::new(), tsne: Vec::new(), skipped: Vec::new(), gaps, manifests: none };
+        let mut data = Self {
+            name: context.name.clone(),
+            encoders,
+            summary: Vec::new(),
+            scores: Vec::new(),
+            tested: Tested::default(),
+            tsne: Vec::new(),
+            skipped: Vec::new(),
+            gaps,
+            manifests: Vec::new(),
+        };
         data.sort_encoders();
         Ok(data)
     }

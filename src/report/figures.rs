@@ -27,15 +27,21 @@ pub fn figures(data: &Data) -> Result<String> {
                     Some((size, bar(row), encoder.name.clone()))
                 })
                 .collect();
-            (!points.is_empty()).then(|| ((*title).to_owned(), points))
+            // The law is about scores, the figure about shares of the teacher's.
+            let teacher = data.value(TEACHER, metric).map(|row| row.value).filter(|&value| value > 0.0);
+            let law = data.tested.scaling.iter().find(|row| row.metric == *metric);
+            let line = law.zip(teacher).map(|(law, teacher)| (100.0 * law.intercept / teacher, 100.0 * law.slope / teacher));
+            (!points.is_empty()).then(|| SizeSeries { name: (*title).to_owned(), points, line })
         })
         .collect();
     html.push_str("<div class=\"plots\">");
     if !series.is_empty() {
         let description = "Score of vision-distilled students in percent of the teacher's, over the number of encoder weights";
         let svg = plot::sizes(&series, Axes { x: "weights of the encoder, without projection (log)", y: "% of the teacher", description })?;
-        let words = "Scaling down: what each student keeps of its teacher, over the size of its encoder.";
-        html.push_str(&figure(&svg, &plot::legend(series.iter().map(|(name, _)| name.as_str())), words));
+        let fitted = series.iter().any(|series| series.line.is_some());
+        let fit = if fitted { " Broad pale lines: fitted laws, teacher included; their intervals stand under Tests." } else { "" };
+        let words = format!("Scaling down: what each student keeps of its teacher, over the size of its encoder.{fit}");
+        html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &words));
     }
     html.push_str(&bar_figure(data)?);
     for objective in ["vision", "naive"] {

@@ -1,6 +1,7 @@
 //! The stage that turns results into one HTML page: no weights, no network, no script from elsewhere. Full pictures lie in
 //! a folder beside it, or inside.
 
+pub mod compare;
 pub mod data;
 pub mod evidence;
 pub mod figures;
@@ -12,6 +13,7 @@ pub mod plot;
 pub mod preference;
 pub mod provenance;
 pub mod sections;
+pub mod significance;
 pub mod table;
 pub mod thumbnails;
 pub mod verdict;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::data::Data;
 use super::gallery::{self, Gallery};
 use super::table::escape;
-use super::{Config, Place, figures, provenance, sections, thumbnails, verdict};
+use super::{Config, Place, figures, provenance, sections, significance, thumbnails, verdict};
 use crate::error::Result;
 use crate::run::html;
 
@@ -58,6 +58,7 @@ pub fn page(data: &Data, config: &Config) -> Result<Page> {
     let mut parts: Vec<(&str, &str, String)> = vec![
         ("scores", "Scores", sections::scores(data, &mut notes)),
         ("differences", "Differences", sections::differences(data, &mut notes)),
+        ("tests", "Tests", significance::html(data, &mut notes)),
         ("naive", "Naive distillation", sections::naive(data)),
         ("paper", "Beside the paper", sections::beside_paper(data)?),
         ("figures", "Figures", figures::figures(data)?),

@@ -116,7 +116,8 @@ pub fn differences(data: &Data, notes: &mut Notes) -> String {
             }
         }
         for versus in references {
-            let cells = metrics.iter().map(|metric| Cell::difference(data.number(&encoder.name, metric, "all", Some(versus))));
+            let cells =
+                metrics.iter().map(|metric| Cell::difference(data.number(&encoder.name, metric, "all", Some(versus)), &data.tested));
             table.row([encoder_cell(encoder), Cell::text(versus)].into_iter().chain(cells).collect());
         }
         let shares: Vec<Option<&SummaryRow>> = retained.iter().map(|name| data.number(&encoder.name, name, "all", Some(TEACHER))).collect();
@@ -127,7 +128,8 @@ pub fn differences(data: &Data, notes: &mut Notes) -> String {
     if table.is_empty() {
         return String::new();
     }
-    let words = "<p>“Better” and “worse” are said only where the interval excludes zero.</p>";
+    let words = "<p>“Better”, “worse” and “equivalent” are said only where a test, corrected for the number of tests, shows it; the tests \
+                 stand in the section after.</p>";
     format!("{words}{}{}", table.html(), kept.html())
 }
 

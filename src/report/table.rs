@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::significance::Tested;
 pub use crate::run::html::escape;
 use crate::run::results::SummaryRow;
+use crate::stats::comparison::Outcome;
 
 /// The buttons below every table.
 const COPY: &str = "<p class=\"copy\">Copy as <button type=\"button\" data-copy=\"csv\">CSV</button> \
@@ -80,14 +82,17 @@ impl Cell {
         Self { shown: format!("<code>{}</code>", escape(text)), plain: text.into(), class: "" }
     }
 
-    /// A reported difference: sign, interval, and in words whether the interval excludes zero.
-    pub fn difference(row: Option<&SummaryRow>) -> Self {
+    /// A reported difference: sign, interval, and in words what its test allows to say.
+    pub fn difference(row: Option<&SummaryRow>, tested: &Tested) -> Self {
         let Some(row) = row else { return Self::absent("no pairs") };
-        let (class, glyph, word) = match Outcome::of(row) {
-            Outcome::Better => ("number better", "▲", "better"),
-            Outcome::Worse => ("number worse", "▼", "worse"),
-            Outcome::Undecided => ("number undecided", "≈", "undecided"),
+        let outcome = tested.outcome(row);
+        let (class, glyph) = match outcome {
+            Outcome::Better | Outcome::BetterWithinMargin => ("number better", "▲"),
+            Outcome::Worse | Outcome::WorseWithinMargin => ("number worse", "▼"),
+            Outcome::Equivalent => ("number equivalent", "="),
+            Outcome::Undecided => ("number undecided", "?"),
         };
+        let word = outcome.words();
         let shown = format!(
             "<span aria-hidden=\"true\">{glyph}</span> {} <small class=\"outcome\">{word}</small><br><small class=\"interval\">{}</small> <small class=\"n\">n {}</small>",
             escape(&signed(&row.metric, row.value)),
@@ -95,30 +100,6 @@ impl Cell {
             row.n
         );
         Self { shown, plain: plain_number(row.value), class }
-    }
-}
-
-/// What an interval of a difference allows to say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    Better,
-    Worse,
-    /// The interval holds zero.
-    Undecided,
-}
-
-impl Outcome {
-    /// Reads a difference; a metric without direction is never better or worse.
-    pub fn of(row: &SummaryRow) -> Self {
-        let above = row.ci_low > 0.0;
-        let below = row.ci_high < 0.0;
-        match row.direction.as_str() {
-            "higher" if above => Self::Better,
-            "higher" if below => Self::Worse,
-            "lower" if above => Self::Worse,
-            "lower" if below => Self::Better,
-            _ => Self::Undecided,
-        }
     }
 }
 
@@ -246,17 +227,10 @@ mod tests {
     }
 
     #[test]
-    fn better_is_said_only_when_the_interval_excludes_zero() {
-        for (values, direction, expected) in [
-            ([2.0, 1.0, 3.0], "higher", Outcome::Better),
-            ([2.0, -0.1, 3.0], "higher", Outcome::Undecided),
-            ([2.0, 1.0, 3.0], "lower", Outcome::Worse),
-            ([-2.0, -3.0, -1.0], "lower", Outcome::Better),
-            ([2.0, 1.0, 3.0], "none", Outcome::Undecided),
-            ([2.0, f64::NEG_INFINITY, f64::INFINITY], "higher", Outcome::Undecided),
-        ] {
-            assert_eq!(Outcome::of(&row("compbench", values, direction)), expected, "{values:?} {direction}");
-        }
+    fn nothing_is_called_better_or_worse_without_a_test() {
+        let clear = row("compbench", [20.0, 15.0, 25.0], "higher");
+        let shown = Cell::difference(Some(&clear), &Tested::default()).shown;
+        assert!(shown.contains("undecided") && !shown.contains("better"), "{shown}");
     }
 
     #[test]
@@ -266,6 +240,5 @@ mod tests {
         assert_eq!(interval(&difference), "[−20.0, −4.0]");
         assert_eq!(interval(&row("effective_rank", [3.0, f64::NEG_INFINITY, f64::INFINITY], "none")), "no interval");
         assert_eq!(format_count(4_762_310_656.0), "4.76 B");
-        assert!(Cell::difference(Some(&difference)).shown.contains("worse"));
     }
 }

@@ -2,9 +2,13 @@
 
 use super::data::{Data, Encoder, TEACHER};
 use super::page::metric_title;
-use super::table::{Outcome, escape, format_count, interval, signed};
+use super::significance::statement;
+use super::table::{escape, format_count, interval, signed};
 
-/// The first sentences: what the main student keeps, and what distillation was worth.
+/// What the first sentences are about, with the words for a share of it.
+const HEADLINE: [(&str, &str); 3] = [("compbench", "compositional score"), ("ocr_mean", "text rendering"), ("clip_score", "CLIP score")];
+
+/// The first sentences: what the main student keeps, how that was tested, and what distillation was worth.
 pub fn verdict(data: &Data, headline: Option<&Encoder>) -> String {
     let Some(student) = headline else {
         return "<p class=\"verdict\">No student was generated and scored yet; the tables below show the teacher alone.</p>".into();
@@ -17,7 +21,7 @@ pub fn verdict(data: &Data, headline: Option<&Encoder>) -> String {
         }
         _ => String::new(),
     };
-    let kept: Vec<String> = [("compbench", "compositional score"), ("ocr_mean", "text rendering"), ("clip_score", "CLIP score")]
+    let kept: Vec<String> = HEADLINE
         .iter()
         .filter_map(|(metric, words)| {
             let row = data.number(&student.name, &format!("retention_{metric}"), "all", Some(TEACHER))?;
@@ -29,27 +33,32 @@ pub fn verdict(data: &Data, headline: Option<&Encoder>) -> String {
     } else {
         format!("{name}{size} keeps {} of its teacher.", join(&kept))
     });
+    sentences.extend(against(data, student, TEACHER, "its teacher"));
     for (objective, words) in [("none", "its untrained twin"), ("naive", "naive distillation of the same network")] {
         for twin in data.twins(student, objective) {
-            let parts: Vec<String> = ["compbench", "ocr_mean", "clip_score"]
-                .iter()
-                .filter_map(|metric| Some((metric, data.number(&student.name, metric, "all", Some(&twin.name))?)))
-                .map(|(metric, row)| {
-                    let outcome = match Outcome::of(row) {
-                        Outcome::Better => "better",
-                        Outcome::Worse => "worse",
-                        Outcome::Undecided => "not distinguishable",
-                    };
-                    format!("{} {} {} ({outcome})", escape(&metric_title(metric)), signed(metric, row.value), escape(&interval(row)))
-                })
-                .collect();
-            if !parts.is_empty() {
-                sentences.push(format!("Against {words} ({}): {}.", escape(&twin.name), join(&parts)));
-            }
+            sentences.extend(against(data, student, &twin.name, &format!("{words} ({})", escape(&twin.name))));
         }
     }
-    sentences.push("Brackets are 95 % bootstrap intervals over prompts unless a footnote says otherwise.".into());
+    let tests = data.tested.comparisons.iter().find(|row| row.encoder == student.name && row.versus == TEACHER && row.scope == "all");
+    let corrected = tests.map_or(String::new(), |row| format!(" over the {} tests against the teacher", row.family));
+    sentences.push(format!(
+        "Brackets are 95 % bootstrap intervals over prompts unless a footnote says otherwise; p-values are corrected after Holm{corrected}, \
+         and equivalence is tested against the margin beside it."
+    ));
     format!("<p class=\"verdict\">{}</p>", sentences.join(" "))
+}
+
+/// What the tests against `versus` allow to say; nothing where nothing was compared.
+fn against(data: &Data, student: &Encoder, versus: &str, words: &str) -> Option<String> {
+    let parts: Vec<String> = HEADLINE
+        .iter()
+        .filter_map(|(metric, _)| Some((metric, data.number(&student.name, metric, "all", Some(versus))?)))
+        .map(|(metric, row)| {
+            let outcome = data.tested.of(row).map_or("not tested".into(), statement);
+            format!("{} {} {} ({})", escape(&metric_title(metric)), signed(metric, row.value), escape(&interval(row)), escape(&outcome))
+        })
+        .collect();
+    (!parts.is_empty()).then(|| format!("Against {words}: {}.", join(&parts)))
 }
 
 /// "a, b and c".

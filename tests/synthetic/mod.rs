@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use scaledown::run::context::RunContext;
-use scaledown::run::evaluation::{Skipped, TsneRow, write_skipped};
+use scaledown::run::evaluation::{ComparisonRow, ScalingRow, Skipped, TsneRow, write_skipped};
 use scaledown::run::results::{SampleRow, ScoreRow, SummaryRow, TokenRow, TrainLogRow};
 use scaledown::run::rng::text_id;
 
@@ -127,7 +127,59 @@ pub fn summary(encoder: &str, metric: &str, scope: &str, versus: Option<&str>, [
     }
 }
 
-/// Scores, summary, map and manifest of the encoders.
+/// The test of a difference; the outcome is stated here, the page must repeat it.
+fn tested(row: &SummaryRow) -> Option<ComparisonRow> {
+    let versus = row.versus.clone().filter(|_| !row.metric.starts_with("retention_"))?;
+    let outcome = match (versus.as_str(), row.metric.as_str()) {
+        ("base-untrained", _) => "better",
+        ("base-naive", _) => "undecided",
+        (_, "clip_score") => "equivalent",
+        _ => "worse",
+    };
+    Some(ComparisonRow {
+        encoder: row.encoder.clone(),
+        versus,
+        metric: row.metric.clone(),
+        scope: row.scope.clone(),
+        value: row.value,
+        ci_low: row.ci_low,
+        ci_high: row.ci_high,
+        n: row.n,
+        prompts: row.n,
+        standard_error: 1.5,
+        test: "clustered paired t".into(),
+        p: Some(0.004),
+        p_check: Some(0.005),
+        p_holm: Some(0.016),
+        margin: Some(2.0),
+        p_equivalence: Some(0.01),
+        p_equivalence_holm: Some(0.03),
+        family: 32,
+        outcome: outcome.into(),
+        unit: row.unit.clone(),
+        direction: row.direction.clone(),
+        protocol: row.protocol.clone(),
+    })
+}
+
+fn law() -> ScalingRow {
+    ScalingRow {
+        metric: "compbench".into(),
+        encoders: 3,
+        slope: 12.25,
+        ci_low: 9.5,
+        ci_high: 15.0,
+        fit_low: -3.0,
+        fit_high: 27.5,
+        intercept: -4.0,
+        r_squared: 0.93,
+        prompts: 48,
+        unit: "%".into(),
+        protocol: "p".into(),
+    }
+}
+
+/// Scores, summary, tests, map and manifest of the encoders.
 pub fn write_evaluation(context: &RunContext, encoders: &[&str], prompts: &[Prompt]) {
     let mut rows = Vec::new();
     let mut scores = Vec::new();
@@ -190,6 +242,8 @@ pub fn write_evaluation(context: &RunContext, encoders: &[&str], prompts: &[Prom
     }
     let folder = context.evaluation();
     SummaryRow::write(&folder.join("summary.parquet"), &rows).unwrap();
+    ComparisonRow::write(&folder.join("comparisons.parquet"), &rows.iter().filter_map(tested).collect::<Vec<_>>()).unwrap();
+    ScalingRow::write(&folder.join("scaling.parquet"), &[law()]).unwrap();
     ScoreRow::write(&folder.join("scores.parquet"), &scores).unwrap();
     let skipped =
         Skipped { metric: "ocr_sentence".into(), encoder: None, reason: "`ocr-recognition.onnx` is not in the pipeline's folder".into() };
