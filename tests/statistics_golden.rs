@@ -9,7 +9,7 @@ use scaledown::stats::distribution::{
 };
 use scaledown::stats::line::Line;
 use scaledown::stats::power::Design;
-use scaledown::stats::sign::{mcnemar_exact, mcnemar_mid_p, sign_test};
+use scaledown::stats::sign::{mcnemar_exact, mcnemar_mid_p, paired_rates_equivalence, sign_test};
 use scaledown::stats::{Bootstrap, Observation, holm, paired, wilson};
 use serde_json::Value;
 
@@ -79,6 +79,14 @@ fn sign_test_and_mcnemar() {
         assert_close(sign_test(gained, lost), row[2], &format!("sign {row:?}"));
         assert_close(mcnemar_exact(gained, lost), row[3], &format!("exact {row:?}"));
         assert_close(mcnemar_mid_p(gained, lost), row[4], &format!("mid-p {row:?}"));
+    }
+}
+
+#[test]
+fn equivalence_of_paired_rates() {
+    for row in rows(&GOLDEN["rates"]) {
+        let found = paired_rates_equivalence(row[0] as u64, row[1] as u64, row[2] as u64, row[3]);
+        assert_close(found, row[4], &format!("{row:?}"));
     }
 }
 

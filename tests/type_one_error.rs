@@ -4,7 +4,7 @@
 use scaledown::run::rng::{Key, normal, stream, uniform};
 use scaledown::stats::comparison::{Outcome, Subject, Tests, compare_pairs, correct};
 use scaledown::stats::crossed::{Vote, rate};
-use scaledown::stats::sign::{mcnemar_exact, mcnemar_mid_p, sign_test};
+use scaledown::stats::sign::{mcnemar_exact, mcnemar_mid_p, paired_rates_equivalence, sign_test};
 use scaledown::stats::{Bootstrap, Observation, paired};
 
 const ALPHA: f64 = 0.05;
@@ -73,7 +73,7 @@ fn equivalence_is_claimed_wrongly_five_times_in_a_hundred() {
 #[test]
 fn counts_reject_five_percent_of_true_hypotheses() {
     let simulations = 20_000;
-    let (mut mid, mut exact, mut sign) = (0, 0, 0);
+    let (mut mid, mut exact, mut sign, mut same) = (0, 0, 0, 0);
     for simulation in 0..simulations {
         let mut rng = stream(Key { seed: 21, purpose: "counts", item: simulation, draw: 0 });
         // 400 prompts of which a fifth, by chance, differ.
@@ -83,6 +83,14 @@ fn counts_reject_five_percent_of_true_hypotheses() {
             gained += u64::from(u < 0.1);
             lost += u64::from((0.1..0.2).contains(&u));
         }
+        // Five points lost in truth, which is the margin: claiming equivalence is just false.
+        let (mut won, mut missed) = (0, 0);
+        for _ in 0..400 {
+            let u = uniform(&mut rng);
+            won += u64::from(u < 0.05);
+            missed += u64::from((0.05..0.15).contains(&u));
+        }
+        same += usize::from(paired_rates_equivalence(won, missed, 400, 0.05) < ALPHA);
         mid += usize::from(mcnemar_mid_p(gained, lost) < ALPHA);
         exact += usize::from(mcnemar_exact(gained, lost) < ALPHA);
         // The level of an exact test jumps with n; at 1,000 units 4.6 % can be reached.
@@ -91,6 +99,7 @@ fn counts_reject_five_percent_of_true_hypotheses() {
     }
     assert_five_percent(mid, simulations, "McNemar, mid-p");
     assert_five_percent(sign, simulations, "sign test");
+    assert_five_percent(same, simulations, "equivalence of paired rates at its margin");
     let percent = 100.0 * exact as f64 / simulations as f64;
     assert!(percent < 5.0, "the exact test keeps its level: {percent:.2} %");
 }

@@ -208,7 +208,9 @@ mod tests {
     fn equal_runs_pass_every_gate() {
         let compared = compared(&run("after", |_, value| value, |_| true));
         assert_eq!(compared.rows.len(), 4);
-        assert!(compared.rows.iter().all(|row| row.value == 0.0 && row.outcome == "equivalent"), "{:?}", compared.rows);
+        assert!(compared.rows.iter().all(|row| row.value == 0.0), "{:?}", compared.rows);
+        // Forty prompts that agree do not exclude two points: one prompt in fifty may lose everything.
+        assert!(compared.rows.iter().all(|row| row.outcome == "undecided"), "{:?}", compared.rows);
         assert!(Gate::Drop(0.0).failures(&compared.rows).is_empty() && Gate::Proof(0.5).failures(&compared.rows).is_empty());
         assert!(compared.gaps.is_empty());
     }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::run::evaluation::ComparisonRow;
-use crate::stats::sign::{mcnemar_exact, mcnemar_mid_p};
+use crate::stats::paired::FULL_SCORE;
+use crate::stats::sign::{mcnemar_exact, mcnemar_mid_p, paired_rates_equivalence};
 use crate::stats::{Bootstrap, Estimate, Observation, Paired, holm, paired};
 
 /// How differences are judged.
@@ -120,16 +121,27 @@ pub struct Subject<'a> {
 }
 
 /// Compares pairs, without correction yet. Values that are all 0 or 100 with one image per prompt get McNemar's test (mid-p,
-/// checked by the exact one), everything else the clustered paired t test (checked by the studentised bootstrap).
+/// checked by the exact one) and Tango's equivalence test, everything else the clustered paired t test (checked by the studentised bootstrap).
 pub fn compare_pairs(subject: Subject, strata: &[Vec<Observation>], tests: &Tests, bootstrap: &Bootstrap) -> Result<ComparisonRow> {
     let paired = paired::compare(strata, bootstrap)?;
-    let (test, p, p_check) = match discordant(strata, &paired) {
-        Some((gained, lost)) => ("McNemar, mid-p", Some(mcnemar_mid_p(gained, lost)), Some(mcnemar_exact(gained, lost))),
-        None => ("clustered paired t", paired.p, paired.p_bootstrap),
-    };
     let margin = tests.margin(subject.metric);
-    let equivalence = margin.and_then(|margin| paired.equivalence(margin));
-    Ok(row(subject, paired.estimate, paired.standard_error, Tested { test, p, p_check, margin, equivalence }))
+    let tested = match discordant(strata, &paired) {
+        Some((gained, lost)) => Tested {
+            test: "McNemar, mid-p",
+            p: Some(mcnemar_mid_p(gained, lost)),
+            p_check: Some(mcnemar_exact(gained, lost)),
+            margin,
+            equivalence: margin.map(|margin| paired_rates_equivalence(gained, lost, paired.estimate.n, margin / FULL_SCORE)),
+        },
+        None => Tested {
+            test: "clustered paired t",
+            p: paired.p,
+            p_check: paired.p_bootstrap,
+            margin,
+            equivalence: margin.and_then(|margin| paired.equivalence(margin)),
+        },
+    };
+    Ok(row(subject, paired.estimate, paired.standard_error, tested))
 }
 
 /// A difference whose spread is known from resampling only: normal tests on its standard error.

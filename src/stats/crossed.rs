@@ -89,12 +89,12 @@ impl Rate {
 
     /// One-sided p-value: below α, the rate lies above `bound`.
     pub fn above(&self, bound: f64) -> Option<f64> {
-        self.one_sided(self.value - bound)
+        self.one_sided(self.value - bound, self.value)
     }
 
     /// One-sided p-value: below α, the rate lies below `bound`.
     pub fn below(&self, bound: f64) -> Option<f64> {
-        self.one_sided(bound - self.value)
+        self.one_sided(bound - self.value, 1.0 - self.value)
     }
 
     /// The larger p-value of two one-sided tests: below α, the rate lies within `margin` of `expected`.
@@ -102,12 +102,14 @@ impl Rate {
         Some(self.above(expected - margin)?.max(self.below(expected + margin)?))
     }
 
-    fn one_sided(&self, distance: f64) -> Option<f64> {
+    fn one_sided(&self, distance: f64, farthest: f64) -> Option<f64> {
         if self.degrees < 1.0 {
             return None;
         }
         if self.standard_error == 0.0 {
-            return Some(if distance > 0.0 { 0.5f64.powf(self.degrees + 1.0) } else { 1.0 });
+            // The largest chance that as many clusters agree although the rate lies at the bound: the others are as far off as can be.
+            let share = if distance > 0.0 { distance / farthest } else { 0.0 };
+            return Some((1.0 - share).clamp(0.0, 1.0).powf(self.degrees + 1.0));
         }
         Some(t_probability(-distance / self.standard_error, self.degrees))
     }

@@ -7,6 +7,9 @@ use crate::stats::bootstrap::{self, Bootstrap, Cluster, Observation, Resampling,
 use crate::stats::distribution::{t_probability, t_quantile};
 use crate::stats::{Estimate, bootstrap::group};
 
+/// The largest score; all metrics per image are points of a hundred.
+pub const FULL_SCORE: f64 = 100.0;
+
 /// A mean difference with what is needed to test it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Paired {
@@ -53,7 +56,7 @@ pub fn compare(strata: &[Vec<Observation>], bootstrap: &Bootstrap) -> Result<Pai
 
     let draws: Vec<Resampling> = (0..grouped.len()).map(|i| Resampling::new(grouped[i].len(), i as u64, bootstrap)).collect();
     let observed = (value / standard_error).abs();
-    let mut farther = 0u64;
+    let (mut farther, mut usable) = (0u64, 0u64);
     let mut means = Vec::with_capacity(bootstrap.resamples);
     for b in 0..bootstrap.resamples {
         let drawn = grouped.iter().zip(&draws).map(|(clusters, draws)| {
@@ -64,30 +67,25 @@ pub fn compare(strata: &[Vec<Observation>], bootstrap: &Bootstrap) -> Result<Pai
         let drawn: Vec<Moments> = drawn.collect();
         let centre = mean(&drawn);
         let spread = self::standard_error(&drawn.iter().map(Moments::variance).collect::<Vec<_>>());
-        // A resample without spread that moved is as far off as can be; one that stayed is not.
-        let t = if centre == value { 0.0 } else { (centre - value).abs() / spread };
-        farther += u64::from(t >= observed);
+        // A resample without spread has no t.
+        if spread > 0.0 {
+            usable += 1;
+            farther += u64::from((centre - value).abs() / spread >= observed);
+        }
         means.push(centre);
     }
     let (low, high) = percentile_interval(&mut means, bootstrap.level);
     let estimate = Estimate { value, low, high, n, clusters };
     let mut paired = Paired { estimate, standard_error, degrees, p: None, p_bootstrap: None };
-    let unanimous = paired.all_alike();
-    paired.p = Some(match unanimous {
-        Some(chance) => {
-            if value == 0.0 {
-                1.0
-            } else {
-                (2.0 * chance).min(1.0)
-            }
-        }
-        None => 2.0 * t_probability(-observed, degrees),
-    });
-    // The observed sample counts as one of the resamples: no p-value of zero.
-    paired.p_bootstrap = match unanimous {
-        Some(_) => paired.p,
-        None => Some((1 + farther) as f64 / (1 + bootstrap.resamples) as f64),
-    };
+    if paired.all_alike() {
+        // What is left is the sign test: the chance that as many fair coins agree.
+        let chance = if value == 0.0 { 1.0 } else { 2.0 * 0.5f64.powf(clusters as f64) };
+        (paired.p, paired.p_bootstrap) = (Some(chance), Some(chance));
+    } else {
+        paired.p = Some(2.0 * t_probability(-observed, degrees));
+        // The observed sample counts as one of the resamples: no p-value of zero.
+        paired.p_bootstrap = Some((1 + farther) as f64 / (1 + usable) as f64);
+    }
     Ok(paired)
 }
 
@@ -99,20 +97,16 @@ impl Paired {
         Some(self.above(-margin)?.max(self.below(margin)?))
     }
 
-    /// One-sided p-value: below α, the difference lies above `bound`.
+    /// One-sided p-value: below α, the difference lies above `bound`. Where all prompts differ by the same amount: the largest chance
+    /// that so many prompts hide a mean at the bound, which is reached by a rare loss of the whole score, −[`FULL_SCORE`].
     pub fn above(&self, bound: f64) -> Option<f64> {
         self.p?;
         let distance = self.estimate.value - bound;
-        Some(match self.all_alike() {
-            Some(chance) => {
-                if distance > 0.0 {
-                    chance
-                } else {
-                    1.0
-                }
-            }
-            None => t_probability(-distance / self.standard_error, self.degrees),
-        })
+        if self.all_alike() {
+            let share = distance / (self.estimate.value + FULL_SCORE);
+            return Some((1.0 - share).clamp(0.0, 1.0).powf(self.estimate.clusters as f64));
+        }
+        Some(t_probability(-distance / self.standard_error, self.degrees))
     }
 
     /// One-sided p-value: below α, the difference lies below `bound`.
@@ -130,12 +124,10 @@ impl Paired {
         (self.estimate.value - half, self.estimate.value + half)
     }
 
-    /// Where all prompts differ by the same amount there is no spread to measure against; what is left is the chance that
-    /// as many fair coins agree.
-    fn all_alike(&self) -> Option<f64> {
+    /// Where all prompts differ by the same amount, there is no spread to measure against.
+    fn all_alike(&self) -> bool {
         // Rounding of equal differences leaves a spread of some units in the last place.
-        let none = self.standard_error <= 1e-12 * self.estimate.value.abs() || self.standard_error == 0.0;
-        none.then(|| 0.5f64.powf(self.estimate.clusters as f64))
+        self.standard_error <= 1e-12 * self.estimate.value.abs()
     }
 }
 
@@ -237,10 +229,11 @@ mod tests {
     fn two_prompts_that_agree_prove_nothing() {
         let paired = compare(&[pairs(&[5.0, 5.0])], &BOOTSTRAP).unwrap();
         assert_eq!((paired.p, paired.p_bootstrap), (Some(0.5), Some(0.5)));
-        assert_eq!(paired.equivalence(10.0), Some(0.25));
+        // A loss of everything on 15 of 105 prompts would be a mean of −10, and is missed by two prompts with (90 / 105)².
+        assert!((paired.above(-10.0).unwrap() - (90.0f64 / 105.0).powi(2)).abs() < 1e-12);
         let same = compare(&[pairs(&[0.0; 10])], &BOOTSTRAP).unwrap();
         assert_eq!(same.p, Some(1.0));
-        assert!(same.equivalence(1.0).unwrap() < 0.001);
+        assert!((same.equivalence(1.0).unwrap() - 0.99f64.powi(10)).abs() < 1e-12);
         let one = compare(&[pairs(&[5.0])], &BOOTSTRAP).unwrap();
         assert!(one.p.is_none() && one.equivalence(1.0).is_none() && one.estimate.high == f64::INFINITY);
     }
