@@ -88,6 +88,7 @@ fn step(setup: &Setup) -> Result<(f64, Tensor)> {
 fn denoiser_vjp(criterion: &mut Criterion) {
     alloc::one_candle_thread();
     alloc::keep_freed_memory();
+    alloc::join_thread_pool();
     let setup = std::env::var_os("SCALEDOWN_FLUX_TWIN").map_or_else(random, |path| twin(path.into())).expect("the network loads");
     let mut group = criterion.benchmark_group("denoiser_vjp");
     group.sample_size(20);

@@ -72,6 +72,7 @@ fn step(setup: &mut Setup) -> Result<Tensor> {
 fn distillation_step(criterion: &mut Criterion) {
     alloc::one_candle_thread();
     alloc::keep_freed_memory();
+    alloc::join_thread_pool();
     let mut setup = setup().expect("random weights of a preset always load");
     let mut group = criterion.benchmark_group("distillation");
     group.sample_size(10);

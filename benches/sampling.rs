@@ -57,6 +57,7 @@ fn images(setup: &Setup) -> Result<Tensor> {
 fn sampling(criterion: &mut Criterion) {
     alloc::one_candle_thread();
     alloc::keep_freed_memory();
+    alloc::join_thread_pool();
     let setup = setup().expect("the networks are made");
     let mut group = criterion.benchmark_group("sampling");
     group.sample_size(10).throughput(Throughput::Elements(BATCH as u64));

@@ -22,6 +22,7 @@ fn ids(tokens: usize) -> Result<Tensor> {
 fn t5_encode(criterion: &mut Criterion) {
     alloc::one_candle_thread();
     alloc::keep_freed_memory();
+    alloc::join_thread_pool();
     let encoder = encoder().expect("the encoder is made");
     let mut group = criterion.benchmark_group("t5_encode");
     group.sample_size(20);

@@ -11,6 +11,7 @@ use scaledown::run::{alloc, interrupt};
 fn main() -> ExitCode {
     alloc::one_candle_thread();
     alloc::keep_freed_memory();
+    alloc::join_thread_pool();
     let cli = Cli::parse();
     match interrupt::install().and_then(|()| cli::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,

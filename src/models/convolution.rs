@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor, WithDType
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::nn::cpu::gemm::{Into as Output, Matrix, Threads, gemm};
+use crate::nn::cpu::gemm::{Into as Output, Matrix, MatrixMut, Threads, gemm};
 use crate::nn::real::{Real, numbers};
 
 /// Gathered numbers per block: half a megabyte of f32, which stays in a core's second-level cache.
@@ -150,9 +150,6 @@ fn forward<T: Real>(s: Sizes, x: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
             || vec![T::ZERO; if s.kernel == 1 { 0 } else { rows * s.out_w * depth }],
             |gathered, (block, out)| {
                 let (y0, pixels) = (block * rows, out.len() / s.o);
-                for row in out.chunks_exact_mut(s.o) {
-                    row.copy_from_slice(bias);
-                }
                 let matrix = if s.kernel == 1 {
                     &image[y0 * s.out_w * depth..][..pixels * depth]
                 } else {
@@ -160,7 +157,7 @@ fn forward<T: Real>(s: Sizes, x: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
                     &gathered[..pixels * depth]
                 };
                 let (a, b) = (Matrix::row_major(matrix, pixels, depth, depth), Matrix::row_major(weight, depth, s.o, s.o));
-                gemm(out, s.o, a, b, T::ONE, Output::Add, Threads::One);
+                gemm(MatrixMut::row_major(out, pixels, s.o, s.o), a, b, T::ONE, Output::ReplaceWithBias(bias), Threads::One);
             },
         );
     });
@@ -187,8 +184,9 @@ fn backward<T: Real>(s: Sizes, x: &[T], weight: &[T], dy: &[T]) -> (Vec<T>, Vec<
                 s.gather(image, y0, pixels / s.out_w, &mut gathered);
                 let dy = Matrix::row_major(dy, pixels, s.o, s.o);
                 let matrix = Matrix::row_major(&gathered, pixels, depth, depth);
-                gemm(&mut dw, s.o, matrix.t(), dy, T::ONE, Output::Add, Threads::One);
-                gemm(&mut gathered, depth, dy, Matrix::row_major(weight, depth, s.o, s.o).t(), T::ONE, Output::Replace, Threads::One);
+                gemm(MatrixMut::row_major(&mut dw, depth, s.o, s.o), matrix.t(), dy, T::ONE, Output::Add, Threads::One);
+                let weight = Matrix::row_major(weight, depth, s.o, s.o).t();
+                gemm(MatrixMut::row_major(&mut gathered, pixels, depth, depth), dy, weight, T::ONE, Output::Replace, Threads::One);
                 s.scatter(&gathered, y0, pixels / s.out_w, dx);
             }
             (dw, db)

@@ -10,7 +10,7 @@ use super::TextEncoder;
 use super::weights::{Bias, Init, Weights};
 use crate::error::{Error, Result};
 use crate::nn::activation::{add, gated_gelu, gated_gelu_vjp};
-use crate::nn::attention::{AttentionSaved, BiasGradient, attention, attention_vjp};
+use crate::nn::attention::{AttentionSaved, BiasGradient, attention, attention_output, attention_vjp};
 use crate::nn::embedding::{embedding, embedding_vjp};
 use crate::nn::linear::{Linear, linear_input_vjp_sum};
 use crate::nn::norm::{rms_norm, rms_norm_vjp};
@@ -116,6 +116,13 @@ struct BlockSaved {
     gated: Tensor,
 }
 
+/// Whether a forward pass is followed by a backward pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Nothing,
+    ForBackward,
+}
+
 /// The encoder: embedding, layers, final norm.
 #[derive(Debug, Clone)]
 pub struct T5Encoder {
@@ -180,6 +187,10 @@ impl T5Encoder {
 
     /// Encodes `ids` `[B, L]` (u32) to hidden states `[B, L, D]` after the final norm.
     pub fn forward(&self, ids: &Tensor) -> Result<(Tensor, T5Saved)> {
+        self.run(ids, Keep::ForBackward)
+    }
+
+    fn run(&self, ids: &Tensor, keep: Keep) -> Result<(Tensor, T5Saved)> {
         let (_, l) = ids.dims2()?;
         let buckets = relative_buckets(&self.config, l)?;
         let heads = self.config.num_heads;
@@ -188,9 +199,9 @@ impl T5Encoder {
         let mut x = embedding(&self.shared.value, ids)?;
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
-            let (y, saved) = block.forward(&self.config, x, &bias)?;
+            let (y, saved) = block.forward(&self.config, x, &bias, keep)?;
             x = y;
-            blocks.push(saved);
+            blocks.extend(saved);
         }
         let y = rms_norm(&x, &self.final_norm.value, self.config.layer_norm_epsilon)?;
         Ok((y, T5Saved { ids: ids.clone(), buckets, blocks, last: x }))
@@ -219,21 +230,29 @@ impl T5Encoder {
 }
 
 impl Block {
-    fn forward(&self, config: &T5Config, x: Tensor, bias: &Tensor) -> Result<(Tensor, BlockSaved)> {
+    fn forward(&self, config: &T5Config, x: Tensor, bias: &Tensor, keep: Keep) -> Result<(Tensor, Option<BlockSaved>)> {
         let (b, l, _) = x.dims3()?;
         let heads = (b, l, config.num_heads, config.d_kv);
         let normed = rms_norm(&x, &self.attention_norm.value, config.layer_norm_epsilon)?;
         let (q, k, v) =
             (self.q.forward(&normed)?.reshape(heads)?, self.k.forward(&normed)?.reshape(heads)?, self.v.forward(&normed)?.reshape(heads)?);
         // T5 does not divide the scores by √d; the initialisation of q does it.
-        let (mixed, attention) = attention(&q, &k, &v, Some(bias), 1.0)?;
+        let (mixed, attention) = match keep {
+            Keep::ForBackward => {
+                let (mixed, saved) = attention(&q, &k, &v, Some(bias), 1.0)?;
+                (mixed, Some(saved))
+            }
+            Keep::Nothing => (attention_output(&q, &k, &v, Some(bias), 1.0)?, None),
+        };
         let mixed = mixed.reshape((b, l, config.num_heads * config.d_kv))?;
         let middle = add(&x, &self.o.forward(&mixed)?)?;
         let middle_normed = rms_norm(&middle, &self.feed_forward_norm.value, config.layer_norm_epsilon)?;
         let (gate, value) = (self.wi_0.forward(&middle_normed)?, self.wi_1.forward(&middle_normed)?);
         let gated = gated_gelu(&gate, &value)?;
         let y = add(&middle, &self.wo.forward(&gated)?)?;
-        Ok((y, BlockSaved { x, normed, q, k, v, attention, mixed, middle, middle_normed, gate, value, gated }))
+        let saved =
+            attention.map(|attention| BlockSaved { x, normed, q, k, v, attention, mixed, middle, middle_normed, gate, value, gated });
+        Ok((y, saved))
     }
 
     /// Returns the gradients of the input `[B, L, D]` and of the position bias `[H, L, L]`.
@@ -310,6 +329,6 @@ impl Parameters for T5Encoder {
 
 impl TextEncoder for T5Encoder {
     fn encode(&self, token_ids: &Tensor) -> Result<Tensor> {
-        Ok(self.forward(&token_ids.to_dtype(DType::U32)?)?.0)
+        Ok(self.run(&token_ids.to_dtype(DType::U32)?, Keep::Nothing)?.0)
     }
 }

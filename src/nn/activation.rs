@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::cpu::output::unwritten;
 use super::real::{Real, tensor, vectorised};
 use crate::error::Result;
 use crate::{by_real, numbers};
@@ -31,7 +32,7 @@ fn gelu_slope<T: Real>(x: T) -> T {
 }
 
 fn map1<T: Real>(x: &Tensor, f: impl Fn(T) -> T + Sync) -> Result<Tensor> {
-    let mut y = vec![T::ZERO; x.elem_count()];
+    let mut y = unwritten(x.elem_count());
     {
         numbers!(T: x);
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
@@ -49,7 +50,7 @@ fn map1<T: Real>(x: &Tensor, f: impl Fn(T) -> T + Sync) -> Result<Tensor> {
 }
 
 fn map2<T: Real>(a: &Tensor, b: &Tensor, f: impl Fn(T, T) -> T + Sync) -> Result<Tensor> {
-    let mut y = vec![T::ZERO; a.elem_count()];
+    let mut y = unwritten(a.elem_count());
     {
         numbers!(T: a, b);
         assert_eq!(a.len(), b.len(), "pointwise operands differ in size");

@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::cpu::gemm::{Into, Matrix, Threads, gemm};
+use super::cpu::gemm::{Into, Matrix, MatrixMut, Threads, gemm};
+use super::cpu::output::unwritten;
 use super::lanes::{identity, largest, product, sum_of, sum_of_two};
 use super::real::{Real, numbers, tensor, vectorised};
 use crate::error::{Error, Result};
@@ -35,40 +36,88 @@ fn sizes(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(usize, Sizes)> {
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>, scale: f64) -> Result<(Tensor, AttentionSaved)> {
     let (b, s) = sizes(q, k, v)?;
     by_real!(q, T => {
-        let mut out = vec![T::ZERO; q.elem_count()];
-        let mut probabilities = vec![T::ZERO; b * s.h * s.l * s.l];
+        let mut out = unwritten::<T>(q.elem_count());
+        let mut probabilities = unwritten::<T>(b * s.h * s.l * s.l);
         {
             numbers!(T: q, k, v);
             let bias = bias.map(numbers::<T>).transpose()?;
-            let bias = bias.as_deref();
-            let per = s.l * s.h * s.d;
-            out.par_chunks_mut(per).zip(probabilities.par_chunks_mut(s.h * s.l * s.l)).enumerate().for_each(|(i, (out, p))| {
-                let at = i * per..(i + 1) * per;
-                forward_one(s, &q[at.clone()], &k[at.clone()], &v[at], bias, T::of(scale), out, p);
-            });
+            let (views, scale) = (Views { s, q, k, v, bias: bias.as_deref() }, T::of(scale));
+            let outputs = s.heads_mut(&mut out).into_par_iter().zip(probabilities.par_chunks_exact_mut(s.square()));
+            outputs.enumerate().for_each(|(i, (out, p))| views.forward(i, scale, out, p));
         }
         let probabilities = tensor(probabilities, (b, s.h, s.l, s.l))?;
         Ok((tensor(out, q.shape())?, AttentionSaved { probabilities }))
     })
 }
 
-/// All heads of one batch item.
-#[expect(clippy::too_many_arguments, reason = "slices of one batch item, used in one place")]
-fn forward_one<T: Real>(s: Sizes, q: &[T], k: &[T], v: &[T], bias: Option<&[T]>, scale: T, out: &mut [T], p: &mut [T]) {
-    let stride = s.h * s.d;
-    for head in 0..s.h {
-        let p = &mut p[head * s.l * s.l..(head + 1) * s.l * s.l];
-        let from = head * s.d;
-        let view = |x| Matrix::row_major(x, s.l, s.d, stride);
-        gemm(p, s.l, view(&q[from..]), view(&k[from..]).t(), scale, Into::Replace, Threads::One);
-        if let Some(bias) = bias {
-            p.iter_mut().zip(&bias[head * s.l * s.l..]).for_each(|(p, &bias)| *p += bias);
+/// [`attention`] without a backward: the probabilities of a head live only while it is computed.
+pub fn attention_output(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>, scale: f64) -> Result<Tensor> {
+    let (_, s) = sizes(q, k, v)?;
+    by_real!(q, T => {
+        let mut out = unwritten::<T>(q.elem_count());
+        {
+            numbers!(T: q, k, v);
+            let bias = bias.map(numbers::<T>).transpose()?;
+            let (views, scale) = (Views { s, q, k, v, bias: bias.as_deref() }, T::of(scale));
+            s.heads_mut(&mut out).into_par_iter().enumerate().for_each_init(
+                || unwritten::<T>(s.square()),
+                |p, (i, out)| views.forward(i, scale, out, p),
+            );
         }
+        tensor(out, q.shape())
+    })
+}
+
+impl Sizes {
+    /// Scores of one head.
+    fn square(self) -> usize {
+        self.l * self.l
+    }
+
+    /// Every head of every batch item of token-major numbers, to be read.
+    fn head<T>(self, i: usize, x: &[T]) -> Matrix<'_, T> {
+        let (item, head) = (i / self.h, i % self.h);
+        Matrix::row_major(&x[(item * self.l * self.h + head) * self.d..], self.l, self.d, self.h * self.d)
+    }
+
+    /// Every head of every batch item of token-major numbers, to be written.
+    fn heads_mut<T>(self, x: &mut [T]) -> Vec<MatrixMut<'_, T>> {
+        let width = self.h * self.d;
+        x.chunks_exact_mut(self.l * width).flat_map(|x| MatrixMut::row_major(x, self.l, width, width).split_columns(self.d)).collect()
+    }
+}
+
+/// The inputs of [`attention`] as slices.
+struct Views<'a, T> {
+    s: Sizes,
+    q: &'a [T],
+    k: &'a [T],
+    v: &'a [T],
+    bias: Option<&'a [T]>,
+}
+
+impl<T: Real> Views<'_, T> {
+    /// One head of one batch item: its output and its probabilities `[L, L]`.
+    fn forward(&self, i: usize, scale: T, out: MatrixMut<T>, p: &mut [T]) {
+        let s = self.s;
+        let scores = MatrixMut::row_major(p, s.l, s.l, s.l);
+        gemm(scores, s.head(i, self.q), s.head(i, self.k).t(), scale, Into::Replace, Threads::One);
+        let bias = self.bias.map(|bias| &bias[i % s.h * s.square()..][..s.square()]);
         vectorised(
             #[inline(always)]
-            || p.chunks_exact_mut(s.l).for_each(softmax),
+            || {
+                // Plain loops: what an iterator calls inside would be compiled for the baseline.
+                if let Some(bias) = bias {
+                    for (p, &bias) in p.iter_mut().zip(bias) {
+                        *p += bias;
+                    }
+                }
+                for row in p.chunks_exact_mut(s.l) {
+                    softmax(row);
+                }
+            },
         );
-        gemm(&mut out[from..], stride, Matrix::row_major(p, s.l, s.l, s.l), view(&v[from..]), T::ONE, Into::Replace, Threads::One);
+        gemm(out, Matrix::row_major(p, s.l, s.l, s.l), s.head(i, self.v), T::ONE, Into::Replace, Threads::One);
     }
 }
 
@@ -111,52 +160,54 @@ pub fn attention_vjp(
 ) -> Result<AttentionGradients> {
     let (b, s) = sizes(q, k, v)?;
     by_real!(q, T => {
-        let per = s.l * s.h * s.d;
-        let (mut dq, mut dk, mut dv) = (vec![T::ZERO; b * per], vec![T::ZERO; b * per], vec![T::ZERO; b * per]);
-        // Score gradients replace the probabilities item by item; the bias gradient sums them in batch order.
-        let square = s.h * s.l * s.l;
-        let mut ds = vec![T::ZERO; b * square];
+        let n = q.elem_count();
+        let (mut dq, mut dk, mut dv) = (unwritten::<T>(n), unwritten::<T>(n), unwritten::<T>(n));
+        let mut dbias = None;
         {
             numbers!(T: q, k, v, d_out, p = &saved.probabilities);
-            let outputs = dq.par_chunks_mut(per).zip(dk.par_chunks_mut(per)).zip(dv.par_chunks_mut(per).zip(ds.par_chunks_mut(square)));
-            outputs.enumerate().for_each(|(i, ((dq, dk), (dv, ds)))| {
-                let at = i * per..(i + 1) * per;
-                let inputs = [&q[at.clone()], &k[at.clone()], &v[at.clone()], &d_out[at], &p[i * square..(i + 1) * square]];
-                backward_one(s, inputs, T::of(scale), [dq, dk, dv, ds]);
-            });
-        }
-        let dbias = match bias {
-            BiasGradient::Skip => None,
-            BiasGradient::Compute => {
-                let mut sum = vec![T::ZERO; square];
-                for item in ds.chunks_exact(square) {
-                    sum.iter_mut().zip(item).for_each(|(sum, &value)| *sum += value);
+            let views = Views { s, q, k, v, bias: None };
+            let outputs = s.heads_mut(&mut dq).into_par_iter().zip(s.heads_mut(&mut dk)).zip(s.heads_mut(&mut dv));
+            let outputs = outputs.map(|((dq, dk), dv)| [dq, dk, dv]).enumerate();
+            let run = |ds: &mut [T], i: usize, outputs: [MatrixMut<T>; 3]| {
+                views.backward(i, (&p[i * s.square()..][..s.square()], d_out), T::of(scale), outputs, ds);
+            };
+            match bias {
+                BiasGradient::Skip => outputs.for_each_init(|| unwritten::<T>(s.square()), |ds, (i, outputs)| run(ds, i, outputs)),
+                BiasGradient::Compute => {
+                    let mut ds = unwritten::<T>(b * s.h * s.square());
+                    outputs.zip(ds.par_chunks_exact_mut(s.square())).for_each(|((i, outputs), ds)| run(ds, i, outputs));
+                    // Summed in the order of the batch.
+                    let (first, others) = ds.split_at_mut(s.h * s.square());
+                    for item in others.chunks_exact(s.h * s.square()) {
+                        first.iter_mut().zip(item).for_each(|(sum, &value)| *sum += value);
+                    }
+                    dbias = Some(tensor(first.to_vec(), (s.h, s.l, s.l))?);
                 }
-                Some(tensor(sum, (s.h, s.l, s.l))?)
             }
-        };
+        }
         let shape = q.shape();
         Ok(AttentionGradients { dq: tensor(dq, shape)?, dk: tensor(dk, shape)?, dv: tensor(dv, shape)?, dbias })
     })
 }
 
-fn backward_one<T: Real>(s: Sizes, [q, k, v, d_out, p]: [&[T]; 5], scale: T, [dq, dk, dv, ds]: [&mut [T]; 4]) {
-    let stride = s.h * s.d;
-    for head in 0..s.h {
-        let square = head * s.l * s.l..(head + 1) * s.l * s.l;
-        let (p, ds) = (&p[square.clone()], &mut ds[square]);
-        let from = head * s.d;
-        let view = |x| Matrix::row_major(x, s.l, s.d, stride);
-        let p_matrix = Matrix::row_major(p, s.l, s.l, s.l);
-        gemm(&mut dv[from..], stride, p_matrix.t(), view(&d_out[from..]), T::ONE, Into::Replace, Threads::One);
-        gemm(ds, s.l, view(&d_out[from..]), view(&v[from..]).t(), T::ONE, Into::Replace, Threads::One);
+impl<T: Real> Views<'_, T> {
+    /// One head of one batch item from its probabilities and the output's gradient; `ds` becomes the scores' gradient.
+    fn backward(&self, i: usize, (p, d_out): (&[T], &[T]), scale: T, [dq, dk, dv]: [MatrixMut<T>; 3], ds: &mut [T]) {
+        let s = self.s;
+        let (p_matrix, d_out) = (Matrix::row_major(p, s.l, s.l, s.l), s.head(i, d_out));
+        gemm(dv, p_matrix.t(), d_out, T::ONE, Into::Replace, Threads::One);
+        gemm(MatrixMut::row_major(ds, s.l, s.l, s.l), d_out, s.head(i, self.v).t(), T::ONE, Into::Replace, Threads::One);
         vectorised(
             #[inline(always)]
-            || ds.chunks_exact_mut(s.l).zip(p.chunks_exact(s.l)).for_each(|(ds, p)| softmax_vjp(ds, p)),
+            || {
+                for (ds, p) in ds.chunks_exact_mut(s.l).zip(p.chunks_exact(s.l)) {
+                    softmax_vjp(ds, p);
+                }
+            },
         );
         let ds = Matrix::row_major(&*ds, s.l, s.l, s.l);
-        gemm(&mut dq[from..], stride, ds, view(&k[from..]), scale, Into::Replace, Threads::One);
-        gemm(&mut dk[from..], stride, ds.t(), view(&q[from..]), scale, Into::Replace, Threads::One);
+        gemm(dq, ds, s.head(i, self.k), scale, Into::Replace, Threads::One);
+        gemm(dk, ds.t(), s.head(i, self.q), scale, Into::Replace, Threads::One);
     }
 }
 

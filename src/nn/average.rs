@@ -41,7 +41,11 @@ impl WeightAverage {
             average.par_chunks_mut(CHUNK).zip(value.par_chunks(CHUNK)).for_each(|(average, value)| {
                 vectorised(
                     #[inline(always)]
-                    || average.iter_mut().zip(value).for_each(|(average, &value)| *average = keep * *average + (1.0 - keep) * value),
+                    || {
+                        for (average, &value) in average.iter_mut().zip(value) {
+                            *average = keep * *average + (1.0 - keep) * value;
+                        }
+                    },
                 );
             });
         }

@@ -35,8 +35,7 @@ pub fn product_of_three<T: Real>(x: T, y: T, z: T) -> T {
 #[inline(always)]
 pub fn sum_of<T: Real, A: Real>(a: &[T], f: impl Fn(T) -> A) -> A {
     let mut lanes = [A::ZERO; LANES];
-    let chunks = a.chunks_exact(LANES);
-    let rest = chunks.remainder();
+    let (chunks, rest) = a.as_chunks::<LANES>();
     for chunk in chunks {
         for j in 0..LANES {
             lanes[j] += f(chunk[j]);
@@ -54,9 +53,8 @@ pub fn sum_of<T: Real, A: Real>(a: &[T], f: impl Fn(T) -> A) -> A {
 pub fn sum_of_two<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     assert_eq!(a.len(), b.len(), "rows differ in length");
     let mut lanes = [T::ZERO; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let (a_rest, b_rest) = (a_chunks.remainder(), b_chunks.remainder());
-    for (a, b) in a_chunks.zip(b_chunks) {
+    let ((a_chunks, a_rest), (b_chunks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
         for j in 0..LANES {
             lanes[j] += f(a[j], b[j]);
         }
@@ -73,9 +71,9 @@ pub fn sum_of_two<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
 pub fn sum_of_three<T: Real>(a: &[T], b: &[T], c: &[T], f: impl Fn(T, T, T) -> T) -> T {
     assert!(a.len() == b.len() && a.len() == c.len(), "rows differ in length");
     let mut lanes = [T::ZERO; LANES];
-    let (a_chunks, b_chunks, c_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES), c.chunks_exact(LANES));
-    let (a_rest, b_rest, c_rest) = (a_chunks.remainder(), b_chunks.remainder(), c_chunks.remainder());
-    for ((a, b), c) in a_chunks.zip(b_chunks).zip(c_chunks) {
+    let ((a_chunks, a_rest), (b_chunks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let (c_chunks, c_rest) = c.as_chunks::<LANES>();
+    for ((a, b), c) in a_chunks.iter().zip(b_chunks).zip(c_chunks) {
         for j in 0..LANES {
             lanes[j] += f(a[j], b[j], c[j]);
         }
@@ -91,8 +89,7 @@ pub fn sum_of_three<T: Real>(a: &[T], b: &[T], c: &[T], f: impl Fn(T, T, T) -> T
 #[inline(always)]
 pub fn largest<T: Real>(a: &[T]) -> T {
     let mut lanes = [a[0]; LANES];
-    let chunks = a.chunks_exact(LANES);
-    let rest = chunks.remainder();
+    let (chunks, rest) = a.as_chunks::<LANES>();
     for chunk in chunks {
         for j in 0..LANES {
             lanes[j] = lanes[j].larger(chunk[j]);

@@ -3,9 +3,10 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::cpu::gemm::{Into, Matrix, Threads, gemm};
+use super::cpu::gemm::{Into, Matrix, MatrixMut, Threads, gemm};
+use super::cpu::output::unwritten;
 use super::param::{Gradients, Param, Parameters};
-use super::real::{Real, tensor, vectorised, with_matrix};
+use super::real::{Real, numbers, tensor, vectorised, with_matrix};
 use crate::error::{Error, Result};
 use crate::{by_real, numbers};
 
@@ -73,13 +74,14 @@ pub fn linear_sum(parts: &[(&Tensor, &Tensor)], bias: Option<&Tensor>) -> Result
     let (x, weight) = parts.first().ok_or_else(|| Error::Invalid("a linear layer without input".into()))?;
     by_real!(x, T => {
         let (rows, outputs) = (rows_columns(x)?.0, weight.dim(0)?);
-        let mut y = vec![T::ZERO; rows * outputs];
-        if let Some(bias) = bias {
-            numbers!(T: bias);
-            y.par_chunks_mut(outputs.max(1)).for_each(|row| row.copy_from_slice(bias));
-        }
+        let mut y = unwritten::<T>(rows * outputs);
+        let bias = bias.map(numbers::<T>).transpose()?;
         for (i, (x, weight)) in parts.iter().enumerate() {
-            let into = if i == 0 && bias.is_none() { Into::Replace } else { Into::Add };
+            let into = match &bias {
+                _ if i > 0 => Into::Add,
+                Some(bias) => Into::ReplaceWithBias(bias),
+                None => Into::Replace,
+            };
             product::<T>(&mut y, x, weight, false, into)?;
         }
         tensor(y, with_last_dim(x, outputs))
@@ -96,7 +98,7 @@ pub fn linear_input_vjp_sum(parts: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
     let (dy, weight) = parts.first().ok_or_else(|| Error::Invalid("a linear layer without output".into()))?;
     by_real!(dy, T => {
         let (rows, inputs) = (rows_columns(dy)?.0, weight.dim(1)?);
-        let mut dx = vec![T::ZERO; rows * inputs];
+        let mut dx = unwritten::<T>(rows * inputs);
         for (i, (dy, weight)) in parts.iter().enumerate() {
             product::<T>(&mut dx, dy, weight, true, if i == 0 { Into::Replace } else { Into::Add })?;
         }
@@ -105,7 +107,7 @@ pub fn linear_input_vjp_sum(parts: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
 }
 
 /// out (+)= x Wᵀ, or x W where `plain`.
-fn product<T: Real>(out: &mut [T], x: &Tensor, weight: &Tensor, plain: bool, into: Into) -> Result<()> {
+fn product<T: Real>(out: &mut [T], x: &Tensor, weight: &Tensor, plain: bool, into: Into<T>) -> Result<()> {
     let (rows, inner) = rows_columns(x)?;
     let (w_rows, w_columns) = weight.dims2()?;
     let (expected, columns) = if plain { (w_rows, w_columns) } else { (w_columns, w_rows) };
@@ -116,7 +118,7 @@ fn product<T: Real>(out: &mut [T], x: &Tensor, weight: &Tensor, plain: bool, int
     with_matrix::<T, _>(weight, |w, row_stride, column_stride| {
         let w = Matrix { data: w, rows: w_rows, columns: w_columns, row_stride, column_stride };
         let w = if plain { w } else { w.t() };
-        gemm(out, columns, Matrix::row_major(x, rows, inner, inner), w, T::ONE, into, Threads::All);
+        gemm(MatrixMut::row_major(out, rows, columns, columns), Matrix::row_major(x, rows, inner, inner), w, T::ONE, into, Threads::All);
     })
 }
 
@@ -127,10 +129,10 @@ pub fn linear_weight_vjp(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
         if rows != dy_rows {
             return Err(Error::Invalid(format!("inputs {:?} and output gradients {:?} do not match", x.dims(), dy.dims())));
         }
-        let mut dw = vec![T::ZERO; outputs * inputs];
+        let mut dw = unwritten::<T>(outputs * inputs);
         numbers!(T: x, dy);
         let (x, dy) = (Matrix::row_major(x, rows, inputs, inputs), Matrix::row_major(dy, rows, outputs, outputs));
-        gemm(&mut dw, inputs, dy.t(), x, T::ONE, Into::Replace, Threads::All);
+        gemm(MatrixMut::row_major(&mut dw, outputs, inputs, inputs), dy.t(), x, T::ONE, Into::Replace, Threads::All);
         tensor(dw, (outputs, inputs))
     })
 }
@@ -147,7 +149,9 @@ pub fn column_sums(x: &Tensor) -> Result<Tensor> {
             let part = |rows: &[T]| vectorised(#[inline(always)] || {
                 let mut sums = vec![T::ZERO; columns];
                 for row in rows.chunks_exact(columns) {
-                    sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += value);
+                    for (sum, &value) in sums.iter_mut().zip(row) {
+                        *sum += value;
+                    }
                 }
                 sums
             });

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::cpu::output::unwritten;
 use super::lanes::{identity, product_of_three, square, sum_of, sum_of_three, sum_of_two};
 use super::linear::{ROWS_PER_SUM, rows_columns, sum_of_rows};
 use super::real::{Real, tensor, vectorised};
@@ -13,7 +14,7 @@ use crate::{by_real, numbers};
 pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
     by_real!(x, T => {
         let (_, d) = rows_columns(x)?;
-        let mut y = vec![T::ZERO; x.elem_count()];
+        let mut y = unwritten::<T>(x.elem_count());
         {
             numbers!(T: x, w = weight);
             y.par_chunks_mut(d * 16).zip(x.par_chunks(d * 16)).for_each(|(y, x)| vectorised(#[inline(always)] || {
@@ -38,7 +39,7 @@ pub(super) fn inverse_rms<T: Real>(x: &[T], epsilon: f64) -> T {
 pub fn rms_norm_vjp(x: &Tensor, weight: &Tensor, epsilon: f64, dy: &Tensor) -> Result<(Tensor, Tensor)> {
     by_real!(x, T => {
         let (_, d) = rows_columns(x)?;
-        let mut dx = vec![T::ZERO; x.elem_count()];
+        let mut dx = unwritten::<T>(x.elem_count());
         let parts: Vec<Vec<T>> = {
             numbers!(T: x, w = weight, dy);
             let rows = ROWS_PER_SUM * d.max(1);
@@ -76,7 +77,7 @@ const LAYER_NORM_EPSILON: f64 = 1e-6;
 pub fn modulated_norm(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
     let (_, l, d) = x.dims3()?;
     by_real!(x, T => {
-        let mut y = vec![T::ZERO; x.elem_count()];
+        let mut y = unwritten::<T>(x.elem_count());
         {
             numbers!(T: x, shift, scale);
             y.par_chunks_mut(l * d).zip(x.par_chunks(l * d)).enumerate().for_each(|(b, (y, x))| vectorised(#[inline(always)] || {
@@ -110,7 +111,7 @@ fn moments<T: Real>(x: &[T]) -> (T, T) {
 pub fn modulated_norm_vjp(x: &Tensor, scale: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
     let (batch, l, d) = x.dims3()?;
     by_real!(x, T => {
-        let mut dx = vec![T::ZERO; x.elem_count()];
+        let mut dx = unwritten::<T>(x.elem_count());
         let (mut dshift, mut dscale) = (vec![T::ZERO; batch * d], vec![T::ZERO; batch * d]);
         {
             numbers!(T: x, scale, dy);

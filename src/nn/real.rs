@@ -8,12 +8,15 @@ use std::ops::{Add, AddAssign, Deref, Div, Mul, MulAssign, Neg, Range, Sub, SubA
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{CpuStorage, Shape, Storage, Tensor, WithDType};
+use pulp::WithSimd;
 
+use super::cpu::vector::Vector;
 use crate::error::{Error, Result};
 
 /// f32 or f64.
 pub trait Real:
     WithDType
+    + Vector
     + Copy
     + Send
     + Sync
@@ -126,6 +129,12 @@ pub fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
     if BASELINE.load(Ordering::Relaxed) { kernel() } else { pulp::Arch::new().dispatch(kernel) }
 }
 
+/// Runs a kernel that names its registers, with the best instruction set of this machine or one lane a register.
+#[inline]
+pub fn dispatch<K: WithSimd>(kernel: K) -> K::Output {
+    if BASELINE.load(Ordering::Relaxed) { kernel.with_simd(pulp::Scalar) } else { pulp::Arch::new().dispatch(kernel) }
+}
+
 /// The numbers of a contiguous CPU tensor, as a slice; `G` keeps its storage borrowed.
 pub struct Numbers<G, T> {
     storage: G,
@@ -211,6 +220,26 @@ macro_rules! by_real {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn kernels_use_the_registers_this_machine_has() {
+        struct Lanes;
+        impl WithSimd for Lanes {
+            type Output = usize;
+            fn with_simd<S: pulp::Simd>(self, _: S) -> usize {
+                S::F32_LANES
+            }
+        }
+        let expected = if is_x86_feature_detected!("avx512f") {
+            16
+        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            8
+        } else {
+            1
+        };
+        assert_eq!(pulp::Arch::new().dispatch(Lanes), expected);
+    }
 
     #[test]
     fn the_f32_exponential_is_within_two_units_in_the_last_place_nearly_everywhere() {

@@ -3,6 +3,7 @@
 use candle_core::{Tensor, WithDType};
 use rayon::prelude::*;
 
+use super::cpu::output::unwritten;
 use super::real::{Real, tensor, vectorised};
 use crate::error::{Error, Result};
 use crate::{by_real, numbers};
@@ -11,7 +12,7 @@ use crate::{by_real, numbers};
 pub fn gated_residual(x: &Tensor, gate: &Tensor, h: &Tensor) -> Result<Tensor> {
     let (_, l, d) = x.dims3()?;
     by_real!(x, T => {
-        let mut y = vec![T::ZERO; x.elem_count()];
+        let mut y = unwritten::<T>(x.elem_count());
         {
             numbers!(T: x, gate, h);
             let items = y.par_chunks_mut(l * d).zip(x.par_chunks(l * d).zip(h.par_chunks(l * d))).zip(gate.par_chunks(d));
@@ -31,7 +32,7 @@ pub fn gated_residual(x: &Tensor, gate: &Tensor, h: &Tensor) -> Result<Tensor> {
 pub fn gated_residual_vjp(gate: &Tensor, h: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
     let (b, l, d) = h.dims3()?;
     by_real!(h, T => {
-        let mut dh = vec![T::ZERO; h.elem_count()];
+        let mut dh = unwritten::<T>(h.elem_count());
         let mut dgate = vec![T::ZERO; b * d];
         {
             numbers!(T: gate, h, dy);
@@ -62,7 +63,7 @@ pub fn mean_squared_error(prediction: &Tensor, target: &Tensor) -> Result<(f64, 
     }
     by_real!(prediction, T => {
         let n = prediction.elem_count() as f64;
-        let mut gradient = vec![T::ZERO; prediction.elem_count()];
+        let mut gradient = unwritten::<T>(prediction.elem_count());
         let mut sum = 0.0f64;
         {
             numbers!(T: p = prediction, t = target);

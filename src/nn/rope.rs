@@ -1,8 +1,9 @@
 //! Query/key norm, rotary embedding and joining of text and image tokens in one pass, as Flux's blocks need it.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::cpu::output::unwritten;
 use super::norm::{inverse_rms, rms_norm_vjp_row};
 use super::real::{Real, tensor, vectorised};
 use crate::error::{Error, Result};
@@ -18,20 +19,30 @@ pub struct Rotation {
     pub sin: Tensor,
 }
 
+/// A position on an axis with the cosine and sine of each of its angles.
+type Turned<T> = (f64, Vec<(T, T)>);
+
 impl Rotation {
     /// Angles for token positions `[T][axis]`; axis `i` owns `axes[i]` of the head width (flux@802fb47 src/flux/math.py).
     pub fn new<T: Real>(positions: &[Vec<f64>], axes: &[usize], theta: f64) -> Result<Self> {
-        let mut angles = Vec::new();
+        // Few positions differ on an axis: every angle is turned into a cosine and a sine once.
+        let mut seen: Vec<Vec<Turned<T>>> = vec![Vec::new(); axes.len()];
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in positions {
-            for (&p, &width) in position.iter().zip(axes) {
-                angles.extend((0..width / 2).map(|i| p / theta.powf(2.0 * i as f64 / width as f64)));
+            for ((&p, &width), seen) in position.iter().zip(axes).zip(&mut seen) {
+                let found = seen.iter().position(|(known, _)| *known == p).unwrap_or_else(|| {
+                    let angle = |i: usize| p / theta.powf(2.0 * i as f64 / width as f64);
+                    seen.push((p, (0..width / 2).map(angle).map(|a| (T::of(a.cos()), T::of(a.sin()))).collect()));
+                    seen.len() - 1
+                });
+                for &(c, s) in &seen[found].1 {
+                    cos.push(c);
+                    sin.push(s);
+                }
             }
         }
-        let half = axes.iter().sum::<usize>() / 2;
-        let make = |f: fn(f64) -> f64| {
-            Tensor::from_vec(angles.iter().map(|&a| T::of(f(a))).collect::<Vec<T>>(), (positions.len(), half), &Device::Cpu)
-        };
-        Ok(Self { cos: make(f64::cos)?, sin: make(f64::sin)? })
+        let shape = (positions.len(), axes.iter().sum::<usize>() / 2);
+        Ok(Self { cos: tensor(cos, shape)?, sin: tensor(sin, shape)? })
     }
 }
 
@@ -76,7 +87,7 @@ pub fn qkv_norm_rope(streams: &[Stream], rotation: &Rotation) -> Result<(Tensor,
     let Place { h, d, total, .. } = places[0];
     by_real!(streams[0].qkv, T => {
         let per = total * h * d;
-        let (mut q, mut k, mut v) = (vec![T::ZERO; b * per], vec![T::ZERO; b * per], vec![T::ZERO; b * per]);
+        let (mut q, mut k, mut v) = (unwritten::<T>(b * per), unwritten::<T>(b * per), unwritten::<T>(b * per));
         for (stream, &place) in streams.iter().zip(&places) {
             numbers!(T: qkv = stream.qkv, q_scale = stream.query_scale, k_scale = stream.key_scale);
             numbers!(T: cos = &rotation.cos, sin = &rotation.sin);
@@ -103,10 +114,11 @@ pub fn qkv_norm_rope(streams: &[Stream], rotation: &Rotation) -> Result<(Tensor,
 #[inline(always)]
 fn norm_rotate<T: Real>(x: &[T], scale: &[T], cos: &[T], sin: &[T], out: &mut [T]) {
     let inverse = inverse_rms(x, QK_NORM_EPSILON);
-    for i in 0..cos.len() {
-        let (a, b) = (x[2 * i] * inverse * scale[2 * i], x[2 * i + 1] * inverse * scale[2 * i + 1]);
-        out[2 * i] = cos[i] * a - sin[i] * b;
-        out[2 * i + 1] = sin[i] * a + cos[i] * b;
+    // Pairs of known length, so that the loop has no bounds to check and is vectorised.
+    let pairs = out.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks::<2>().0).zip(scale.as_chunks::<2>().0);
+    for (((out, x), scale), (&cos, &sin)) in pairs.zip(cos.iter().zip(sin)) {
+        let (a, b) = (x[0] * inverse * scale[0], x[1] * inverse * scale[1]);
+        *out = [cos * a - sin * b, sin * a + cos * b];
     }
 }
 
@@ -132,7 +144,7 @@ pub fn qkv_norm_rope_vjp(
         for (stream, &place) in streams.iter().zip(&places) {
             let Place { l, h, d, total, .. } = place;
             let width = 3 * h * d;
-            let mut dqkv = vec![T::ZERO; b * l * width];
+            let mut dqkv = unwritten::<T>(b * l * width);
             let mut dscales = vec![T::ZERO; b * 2 * d];
             {
                 numbers!(T: dq, dk, dv);
@@ -173,8 +185,7 @@ pub fn qkv_norm_rope_vjp(
 /// The transposed rotation.
 #[inline(always)]
 fn unrotate<T: Real>(dy: &[T], cos: &[T], sin: &[T], dx: &mut [T]) {
-    for i in 0..cos.len() {
-        dx[2 * i] = cos[i] * dy[2 * i] + sin[i] * dy[2 * i + 1];
-        dx[2 * i + 1] = cos[i] * dy[2 * i + 1] - sin[i] * dy[2 * i];
+    for ((dx, dy), (&cos, &sin)) in dx.as_chunks_mut::<2>().0.iter_mut().zip(dy.as_chunks::<2>().0).zip(cos.iter().zip(sin)) {
+        *dx = [cos * dy[0] + sin * dy[1], cos * dy[1] - sin * dy[0]];
     }
 }

@@ -35,3 +35,10 @@ pub fn one_candle_thread() {
         }
     }
 }
+
+/// Makes the calling thread a member of rayon's pool. Otherwise it would sleep through every parallel loop it begins and be
+/// woken at its end, ten thousand times a second in training.
+pub fn join_thread_pool() {
+    // An error says that the pool exists already: then the caller waits for it, as usual.
+    let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
+}

@@ -1,7 +1,14 @@
-//! Matrix product on strided slices, over the `gemm` crate.
-#![expect(unsafe_code, reason = "the gemm crate takes raw pointers; every bound is checked before the call")]
+//! Matrix product on strided slices. The right operand is packed into panels as wide as two registers; tasks of a few rows
+//! and panels are then taken by whichever thread is free, which changes no result: every output is computed by one task.
+#![expect(unsafe_code, reason = "tasks write disjoint blocks of one output; every bound is checked before")]
 
-use crate::nn::real::Real;
+use std::marker::PhantomData;
+
+use rayon::prelude::*;
+
+use super::pack::pack;
+use super::tile::Block;
+use crate::nn::real::{Real, dispatch};
 
 /// A matrix of `rows × columns` inside a slice.
 #[derive(Clone, Copy)]
@@ -29,10 +36,52 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// Whether the product replaces the output or is added to it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Into {
+/// A row-major matrix that a product writes to.
+pub struct MatrixMut<'a, T> {
+    out: *mut T,
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    data: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a `MatrixMut` is a mutable borrow of its numbers, like the slice it was made from.
+unsafe impl<T: Send> Send for MatrixMut<'_, T> {}
+
+impl<'a, T> MatrixMut<'a, T> {
+    /// A matrix whose rows lie `row_stride` apart.
+    ///
+    /// # Panics
+    /// If it does not fit its slice: a bug of the caller.
+    pub fn row_major(data: &'a mut [T], rows: usize, columns: usize, row_stride: usize) -> Self {
+        assert!(
+            rows == 0 || (columns <= row_stride && (rows - 1) * row_stride + columns <= data.len()),
+            "the output does not fit its slice"
+        );
+        Self { out: data.as_mut_ptr(), rows, columns, row_stride, data: PhantomData }
+    }
+
+    /// The matrix cut into matrices of `width` columns, which may be written at the same time: the heads of token-major
+    /// activations.
+    pub fn split_columns(self, width: usize) -> impl Iterator<Item = Self> {
+        assert!(width > 0 && self.columns.is_multiple_of(width), "{} columns do not divide by {width}", self.columns);
+        (0..self.columns / width).map(move |i| Self {
+            // SAFETY: column `i · width` lies inside the first row; the parts share no number.
+            out: if self.rows == 0 { self.out } else { unsafe { self.out.add(i * width) } },
+            columns: width,
+            ..self
+        })
+    }
+}
+
+/// What becomes of the numbers that the output held.
+#[derive(Clone, Copy)]
+pub enum Into<'a, T> {
+    /// They are overwritten, unread.
     Replace,
+    /// They are overwritten, unread, and a bias `[columns]` is added to every row.
+    ReplaceWithBias(&'a [T]),
+    /// The product is added to them.
     Add,
 }
 
@@ -43,60 +92,166 @@ pub enum Threads {
     All,
 }
 
-/// `out (+)= alpha · a · b`, `out` being row-major with rows `out_stride` apart.
+/// Inner indices multiplied at a time: a panel of so many rows stays in a core's second-level cache.
+const INNER: usize = 2048;
+/// Rows of one task: four tiles of the tallest kind.
+const ROWS: usize = 48;
+/// Multiply-adds of one task, about 20 µs of one core: enough to pay for handing it out, and enough tasks to share.
+const TASK: usize = 1 << 20;
+
+/// `out (+)= alpha · a · b`.
 ///
 /// # Panics
 /// If the shapes do not fit together or a slice is too short: a bug of the caller.
-pub fn gemm<T: Real>(out: &mut [T], out_stride: usize, a: Matrix<T>, b: Matrix<T>, alpha: T, into: Into, threads: Threads) {
+pub fn gemm<T: Real>(out: MatrixMut<T>, a: Matrix<T>, b: Matrix<T>, alpha: T, into: Into<T>, threads: Threads) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
-    assert_eq!(k, b.rows, "inner sizes differ");
-    assert!(a.fits() && b.fits() && out_stride >= n, "a matrix does not fit its slice");
-    assert!(m == 0 || n == 0 || (m - 1) * out_stride + n <= out.len(), "the output does not fit its slice");
-    let parallelism = match threads {
-        Threads::One => gemm::Parallelism::None,
-        Threads::All => gemm::Parallelism::Rayon(0),
+    assert!(k == b.rows && out.rows == m && out.columns == n, "the sizes of a product do not fit together");
+    assert!(a.fits() && b.fits(), "a matrix does not fit its slice");
+    let out_stride = out.row_stride;
+    let bias = match into {
+        Into::ReplaceWithBias(bias) => {
+            assert_eq!(bias.len(), n, "the bias has another size than the rows");
+            bias.as_ptr()
+        }
+        Into::Replace | Into::Add => std::ptr::null(),
     };
-    // SAFETY: the assertions above guarantee that every index the product reads or writes lies inside its slice, and
-    // `out` is borrowed mutably, so it overlaps neither input.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            out_stride as isize,
-            into == Into::Add,
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            T::ONE,
-            alpha,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    let a_strides = (a.row_stride, a.column_stride);
+    let operands = Operands { a: a.data.as_ptr(), bias, out: out.out };
+    for from in (0..k.max(1)).step_by(INNER) {
+        let inner = (k - from).min(INNER);
+        let part = Matrix { data: b.data.get(from * b.row_stride..).unwrap_or(&[]), rows: inner, ..b };
+        with_panels(part, threads, |panels| {
+            let tasks = Tasks::new::<T>(m, n, inner);
+            let run = |task: usize| {
+                let (row, rows, column, columns) = tasks.block(task);
+                // SAFETY: rows, columns and inner indices lie inside the matrices checked above; the blocks of two tasks are
+                // disjoint, and `out` is a mutable borrow, so it overlaps no operand.
+                let (a, bias, out) = unsafe { operands.at(row * a.row_stride + from * a.column_stride, column, row * out_stride + column) };
+                dispatch(Block {
+                    a,
+                    a_row: a_strides.0,
+                    a_column: a_strides.1,
+                    panels: panels[column * inner..].as_ptr(),
+                    bias: if from == 0 { bias } else { std::ptr::null() },
+                    out,
+                    out_row: out_stride,
+                    rows,
+                    columns,
+                    inner,
+                    alpha,
+                    add: from > 0 || matches!(into, Into::Add),
+                });
+            };
+            match threads {
+                Threads::One => (0..tasks.count()).for_each(run),
+                Threads::All => (0..tasks.count()).into_par_iter().with_max_len(1).for_each(run),
+            }
+        });
     }
+}
+
+/// Where the operands begin.
+struct Operands<T> {
+    a: *const T,
+    bias: *const T,
+    out: *mut T,
+}
+
+// SAFETY: the pointers come from slices that outlive the product; `a` and the bias are only read, and every task writes its
+// own block of the output.
+unsafe impl<T: Sync> Sync for Operands<T> {}
+
+impl<T> Operands<T> {
+    /// The operands from these numbers on; a missing bias stays null.
+    ///
+    /// # Safety
+    /// Each offset lies inside its slice.
+    unsafe fn at(&self, a: usize, bias: usize, out: usize) -> (*const T, *const T, *mut T) {
+        // SAFETY: the caller's promise.
+        unsafe { (self.a.add(a), if self.bias.is_null() { self.bias } else { self.bias.add(bias) }, self.out.add(out)) }
+    }
+}
+
+/// The output cut into blocks.
+struct Tasks {
+    rows: usize,
+    columns: usize,
+    columns_per_task: usize,
+    across: usize,
+}
+
+impl Tasks {
+    fn new<T: Real>(rows: usize, columns: usize, inner: usize) -> Self {
+        let panels = (TASK / (ROWS.min(rows.max(1)) * inner.max(1) * T::PANEL)).max(1);
+        let columns_per_task = panels * T::PANEL;
+        Self { rows, columns, columns_per_task, across: columns.div_ceil(columns_per_task) }
+    }
+
+    fn count(&self) -> usize {
+        self.rows.div_ceil(ROWS) * self.across
+    }
+
+    /// First row, rows, first column, columns.
+    fn block(&self, task: usize) -> (usize, usize, usize, usize) {
+        let (row, column) = (task / self.across * ROWS, task % self.across * self.columns_per_task);
+        (row, ROWS.min(self.rows - row), column, self.columns_per_task.min(self.columns - column))
+    }
+}
+
+/// Calls `product` with `b` packed as `[⌈columns / PANEL⌉, rows, PANEL]`, the last panel padded with zeros.
+fn with_panels<T: Real>(b: Matrix<T>, threads: Threads, product: impl FnOnce(&[T])) {
+    // Taken, not borrowed: while this thread waits for others it may begin another product.
+    let mut packed = T::scratch().take();
+    let panel = b.rows * T::PANEL;
+    let n = b.columns.div_ceil(T::PANEL) * panel;
+    if packed.len() < n {
+        packed.resize(n, T::ZERO);
+    }
+    if panel > 0 {
+        let fill = |(i, packed): (usize, &mut [T])| pack(b, i * T::PANEL, packed);
+        match threads {
+            Threads::One => packed[..n].chunks_exact_mut(panel).enumerate().for_each(fill),
+            Threads::All => packed[..n].par_chunks_exact_mut(panel).enumerate().for_each(fill),
+        }
+    }
+    product(&packed[..n]);
+    T::scratch().set(packed);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Integers small enough that every sum is exact.
+    fn integers(n: usize, pace: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * pace) % 17) as f32 - 8.0).collect()
+    }
+
+    fn at(matrix: Matrix<f32>, row: usize, column: usize) -> f32 {
+        matrix.data[row * matrix.row_stride + column * matrix.column_stride]
+    }
+
     #[test]
-    fn product_of_small_integer_matrices_is_exact_with_strides_and_accumulation() {
-        // a = [1 2; 3 4] inside rows of three; b = [5 6; 7 8] given transposed.
-        let a = [1.0f64, 2.0, 99.0, 3.0, 4.0, 99.0];
-        let b_transposed = [5.0f64, 7.0, 6.0, 8.0];
-        let mut out = [1.0f64; 4];
-        let b = Matrix::row_major(&b_transposed, 2, 2, 2).t();
-        gemm(&mut out, 2, Matrix::row_major(&a, 2, 2, 3), b, 2.0, Into::Add, Threads::One);
-        assert_eq!(out, [39.0, 45.0, 87.0, 101.0]);
-        gemm(&mut out, 2, Matrix::row_major(&a, 2, 2, 3), b, 1.0, Into::Replace, Threads::All);
-        assert_eq!(out, [19.0, 22.0, 43.0, 50.0]);
+    fn products_of_integers_are_exact_at_every_size_with_strides_transposes_and_bias() {
+        for (m, n, k) in [(1, 1, 1), (1, 40, 3), (5, 33, 7), (12, 32, 64), (49, 31, 70), (100, 97, 5), (3, 5, 0), (2, 3, 2 * INNER + 5)] {
+            let (wide_a, wide_b, wide_out) = (k.max(m) + 3, n.max(k) + 2, n + 1);
+            let (a, b, bias) = (integers(wide_a * k.max(m), 5), integers(wide_b * n.max(k), 11), integers(n, 3));
+            for (a_transposed, b_transposed) in [(false, false), (false, true), (true, false), (true, true)] {
+                let a = if a_transposed { Matrix::row_major(&a, k, m, wide_a).t() } else { Matrix::row_major(&a, m, k, wide_a) };
+                let b = if b_transposed { Matrix::row_major(&b, n, k, wide_b).t() } else { Matrix::row_major(&b, k, n, wide_b) };
+                for threads in [Threads::One, Threads::All] {
+                    let mut out = vec![7.0; m * wide_out];
+                    gemm(MatrixMut::row_major(&mut out, m, n, wide_out), a, b, 2.0, Into::ReplaceWithBias(&bias), threads);
+                    gemm(MatrixMut::row_major(&mut out, m, n, wide_out), a, b, -1.0, Into::Add, threads);
+                    for (i, row) in out.chunks_exact(wide_out).enumerate() {
+                        for (j, &found) in row[..n].iter().enumerate() {
+                            let product: f32 = (0..k).map(|p| at(a, i, p) * at(b, p, j)).sum();
+                            assert_eq!(found, product + bias[j], "{m} × {k} × {n}, element {i}, {j}");
+                        }
+                        assert_eq!(row[n], 7.0, "a number beyond the output was written");
+                    }
+                }
+            }
+        }
     }
 }
