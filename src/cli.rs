@@ -81,9 +81,12 @@ enum Command {
     },
     /// Write a page on which people choose between the images of two encoders without knowing which is which.
     PreferencePage {
-        /// Two encoders with images.
-        #[arg(num_args = 2, value_names = ["A", "B"], required = true)]
-        encoders: Vec<String>,
+        /// An encoder with images.
+        #[arg(value_name = "A")]
+        first: String,
+        /// Another one.
+        #[arg(value_name = "B")]
+        second: String,
         /// Prompts to choose on.
         #[arg(long, default_value_t = 60)]
         pairs: usize,
@@ -137,9 +140,8 @@ pub fn run(cli: Cli) -> Result<()> {
         _ => {}
     }
     let mut pipeline = common.load()?;
-    if let Command::PreferencePage { encoders, pairs, checks } = cli.command {
-        let [a, b]: [String; 2] = encoders.try_into().expect("the parser asks for two");
-        return pipeline.preference_page(a, b, pairs, checks, common.dry_run);
+    if let Command::PreferencePage { first, second, pairs, checks } = cli.command {
+        return pipeline.preference_page(first, second, pairs, checks, common.dry_run);
     }
     if let Command::Report { single_file: true, .. } = cli.command {
         pipeline.experiment.report.pictures = report::Place::Inside;

@@ -78,7 +78,7 @@ fn numbers_and_their_intervals_appear() {
         "71.5<br><small class=\"interval\">[65.5, 73.5]</small> <small class=\"n\">n 48</small>",
         "66.90",
         "<small class=\"share\">92.8 %</small>",
-        "<b>81 %</b> [77.0, 85.0] of the compositional score",
+        "<b>81 %</b> [77.0, 85.0] of the compositional score (n 48, worse)",
         "Against its teacher: CompBench mean −16.8 [−19.8, −13.8] (worse, p 0.016)",
         "(equivalent within ±2.00, p 0.030)",
         "Against its untrained twin (base-untrained): CompBench mean +59.5 [50.5, 66.5] (better, p 0.016)",
@@ -90,6 +90,7 @@ fn numbers_and_their_intervals_appear() {
         "50.32",
         "equal updates and wall time",
         "<code>scaledown evaluate --pipeline synthetic --force</code>",
+        "data-value=\"scaledown evaluate --pipeline synthetic &amp;&amp; scaledown report --pipeline synthetic\"",
         "0123456789abcdef",
         "ab12",
     ] {
@@ -135,9 +136,9 @@ fn without_tests_nothing_is_called_better_worse_or_equivalent() {
     let context = run_below(folder.path());
     std::fs::remove_file(context.evaluation().join("comparisons.parquet")).unwrap();
     let html = render(&context);
-    let verdict = html.split("<p class=\"verdict\">").nth(1).and_then(|rest| rest.split("</p>").next()).unwrap();
-    assert!(verdict.contains("(not tested)"), "{verdict}");
-    for word in ["better,", "worse,", "equivalent within"] {
+    let verdict = html.split("<p class=\"verdict\">").nth(1).and_then(|rest| rest.split("</header>").next()).unwrap();
+    assert!(verdict.contains("(n 48, not tested)") && verdict.contains("(not tested)"), "{verdict}");
+    for word in ["better", "worse", "equivalent within"] {
         assert!(!verdict.contains(word), "{verdict}");
     }
     assert!(!html.contains("class=\"outcome\">better") && !html.contains("class=\"outcome\">worse"));

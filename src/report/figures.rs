@@ -10,6 +10,8 @@ use crate::run::results::{SummaryRow, TrainLogRow};
 
 /// Points of a learning curve after averaging.
 const CURVE_POINTS: usize = 120;
+/// A point is the mean of this share of the updates: losses of single denoising steps differ more than training changes them.
+const CURVE_WINDOW: usize = 20;
 
 /// Scaling figure, bars per category, learning curves.
 pub fn figures(data: &Data) -> Result<String> {
@@ -43,12 +45,12 @@ pub fn figures(data: &Data) -> Result<String> {
         let words = format!("Scaling down: what each student keeps of its teacher, over the size of its encoder.{fit}");
         html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &words));
     }
-    html.push_str(&bar_figure(data)?);
     for objective in ["vision", "naive"] {
         for curve in CURVES {
             html.push_str(&curves(data, objective, &curve)?);
         }
     }
+    html.push_str(&bar_figure(data)?);
     html.push_str("</div>\n");
     Ok(html)
 }
@@ -82,8 +84,8 @@ fn curves(data: &Data, objective: &str, curve: &Curve) -> Result<String> {
         return Ok(String::new());
     }
     let svg = plot::curves(&series, Axes { x: curve.x.0, y: curve.y.0, description: &title })?;
-    let caption =
-        format!("{title}; each point is the mean of a stretch of updates. The losses of the two objectives have different units.");
+    let units = if curve.y.0.starts_with("loss") { " The losses of the two objectives have different units." } else { "" };
+    let caption = format!("{title}; each point is the mean of the twentieth of the updates around it.{units}");
     Ok(figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &caption))
 }
 
@@ -113,7 +115,8 @@ fn bar_figure(data: &Data) -> Result<String> {
         &bars,
         Axes { x: "", y: "%", description: "Scores per category and encoder with intervals; the same numbers stand in the tables" },
     )?;
-    Ok(figure(
+    Ok(framed(
+        "plot wide",
         &svg,
         &plot::legend(encoders.iter().map(|encoder| display_name(encoder))),
         "Score per category; whiskers are intervals over prompts.",
@@ -125,18 +128,22 @@ fn bar(row: &SummaryRow) -> Bar {
 }
 
 fn figure(svg: &str, legend: &str, caption: &str) -> String {
-    format!("<figure class=\"plot\">{legend}{svg}<figcaption>{}</figcaption></figure>\n", escape(caption))
+    framed("plot", svg, legend, caption)
 }
 
-/// Means of equal stretches of updates.
+fn framed(class: &str, svg: &str, legend: &str, caption: &str) -> String {
+    format!("<figure class=\"{class}\">{legend}{svg}<figcaption>{}</figcaption></figure>\n", escape(caption))
+}
+
+/// Means of windows around equally distant updates; at the ends the windows are cut.
 fn smooth(log: &[TrainLogRow], curve: &Curve) -> Vec<(f64, f64)> {
-    let stretch = log.len().div_ceil(CURVE_POINTS).max(1);
-    log.chunks(stretch)
-        .map(|rows| {
-            let mean = |value: &dyn Fn(&TrainLogRow) -> f64| rows.iter().map(value).sum::<f64>() / rows.len() as f64;
-            (mean(&curve.x.1), mean(&curve.y.1))
-        })
-        .collect()
+    let reach = log.len() / (2 * CURVE_WINDOW);
+    let place = |i: usize| {
+        let rows = &log[i.saturating_sub(reach)..(i + reach + 1).min(log.len())];
+        let mean = |value: &dyn Fn(&TrainLogRow) -> f64| rows.iter().map(value).sum::<f64>() / rows.len() as f64;
+        (mean(&curve.x.1), mean(&curve.y.1))
+    };
+    (0..log.len()).step_by(log.len().div_ceil(CURVE_POINTS).max(1)).map(place).collect()
 }
 
 /// t-SNE and collapse diagnostics.

@@ -60,7 +60,10 @@ impl Published {
     /// The tables of the given numbers as HTML, after `ours`, which is markup.
     pub fn beside(&self, ours: &str, numbers: &[u64]) -> String {
         let tables = self.tables.iter().filter(|table| numbers.contains(&table.number));
-        format!("<div class=\"beside\">{ours}{}</div>", tables.map(|table| table.html(&self.protocol)).collect::<String>())
+        format!(
+            "<div class=\"beside\">{ours}<div class=\"published\">{}</div></div>",
+            tables.map(|table| table.html(&self.protocol)).collect::<String>()
+        )
     }
 }
 

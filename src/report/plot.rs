@@ -133,7 +133,7 @@ pub fn sizes(series: &[SizeSeries], axes: Axes) -> Result<String> {
                 }
                 markers(&mut chart, i, std::iter::once((x, bar.value)), 5)?;
                 if i == 0 {
-                    let style = (FONT, 12).into_font().color(&INK);
+                    let style = (FONT, 14).into_font().color(&INK);
                     chart.draw_series([EmptyElement::at((x, bar.value)) + Text::new(name.clone(), (-8, -20), style)])?;
                 }
             }
@@ -222,7 +222,7 @@ fn svg(size: (u32, u32), axes: Axes, draw: impl FnOnce(&Canvas) -> std::result::
 }
 
 fn mesh(chart: &mut Chart, axes: Axes, x: &dyn Fn(&f64) -> String, y: &dyn Fn(&f64) -> String) -> std::result::Result<(), Failure> {
-    let label = (FONT, 12).into_font().color(&INK);
+    let label = (FONT, 14).into_font().color(&INK);
     chart
         .configure_mesh()
         .disable_x_mesh()

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::data::Data;
 use super::page::metric_title;
-use super::sections::{GROUND_TRUTH, display_name};
+use super::sections::{GROUND_TRUTH, display_name, encoder_cell};
 use super::table::{Cell, Table, escape};
 
 /// What reports in this field usually have; each is named where the run lacks it.
@@ -133,12 +133,19 @@ pub fn reproduce(data: &Data) -> String {
             escape(&config)
         );
     }
-    let versions = env!("CARGO_PKG_VERSION");
-    let words = format!(
-        "<p>Page written by scaledown {versions}. A row of the tables is made again by the commands of its encoder, then \
-         <code>{}</code> and <code>{}</code>.</p>",
-        escape(&format!("scaledown evaluate --pipeline {}", data.name)),
-        escape(&format!("scaledown report --pipeline {}", data.name))
-    );
-    format!("{words}{}{details}", table.html())
+    let words = format!("<p>Page written by scaledown {}.</p>", env!("CARGO_PKG_VERSION"));
+    format!("{words}{}{}{details}", rows(data), table.html())
+}
+
+/// The commands that make an encoder's row of the tables again, from its training to the page.
+fn rows(data: &Data) -> String {
+    let mut table = Table::new("Rows of the tables above").column("Encoder", None).column("Made again by", None);
+    for encoder in data.encoders.iter().filter(|encoder| !encoder.samples.is_empty()) {
+        let own = [format!("distill {}", encoder.name), format!("generate {}", encoder.name)];
+        let recorded = own.iter().filter(|stage| data.manifests.iter().any(|(name, _)| name == *stage));
+        let rest = ["evaluate", "report"].map(|stage| format!("scaledown {stage} --pipeline {}", data.name));
+        let commands: Vec<String> = recorded.map(|stage| redo(&data.name, stage)).chain(rest).collect();
+        table.row(vec![encoder_cell(encoder), Cell::commands(&commands)]);
+    }
+    table.html()
 }

@@ -82,6 +82,12 @@ impl Cell {
         Self { shown: format!("<code>{}</code>", escape(text)), plain: text.into(), class: "" }
     }
 
+    /// Commands to be run one after the other; lines break between them.
+    pub fn commands(commands: &[String]) -> Self {
+        let shown: Vec<String> = commands.iter().map(|command| format!("<code>{}</code>", escape(command))).collect();
+        Self { shown: shown.join(" <code>&amp;&amp;</code> "), plain: commands.join(" && "), class: "" }
+    }
+
     /// A reported difference: sign, interval, and in words what its test allows to say.
     pub fn difference(row: Option<&SummaryRow>, tested: &Tested) -> Self {
         let Some(row) = row else { return Self::absent("no pairs") };

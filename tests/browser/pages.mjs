@@ -217,6 +217,19 @@ async function report(folder, axe, shots) {
     assert.match(await tab.run("document.querySelector('#scores textarea').value"), /^"Encoder"/);
   });
 
+  await check("the data card and the list of reports show such prompts as text, too", async () => {
+    await tab.open(join(folder, "data-card.html"));
+    const card = await tab.run("document.body.textContent");
+    // Markdown takes pairs of backticks for code.
+    for (const prompt of HOSTILE) assert.ok(card.replaceAll("`", "").includes(prompt.replaceAll("`", "")), prompt);
+    await tab.open(join(folder, "../index.html"));
+    assert.ok((await count("a")) >= 2);
+    for (const page of ["data-card.html", "../index.html"]) {
+      await tab.open(join(folder, page));
+      assert.equal(await count("script"), 0, page);
+    }
+  });
+
   await check("nothing is wider than the window, on a wide and a narrow screen", async () => {
     for (const width of [1300, 420]) {
       await tab.emulate({ width });
