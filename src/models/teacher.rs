@@ -42,11 +42,11 @@ impl From<WeightSource> for String {
 }
 
 impl WeightSource {
-    /// Opens the weights, in f32 on the CPU.
+    /// Opens the weights of a frozen network, in f32 on the CPU; linear layers keep the half precision of their file.
     fn open(&self, folder: &Path, seed: u64) -> Result<Weights> {
         match self {
             Self::Random => Ok(Weights::initial(seed, DType::F32, &Device::Cpu)),
-            Self::File(file) => Weights::load(&folder.join(file), DType::F32, &Device::Cpu),
+            Self::File(file) => Ok(Weights::load(&folder.join(file), DType::F32, &Device::Cpu)?.keeping_half_precision()),
         }
     }
 

@@ -31,6 +31,13 @@ pub enum Bias {
     Without,
 }
 
+/// Whether a tensor may be handed out in the file's half precision.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Precision {
+    Full,
+    AsStored,
+}
+
 enum Source {
     File {
         tensors: BTreeMap<String, Tensor>,
@@ -50,6 +57,8 @@ struct Inner {
     taken: BTreeSet<String>,
     dtype: DType,
     device: Device,
+    /// Weights of linear layers keep the half precision of the file.
+    keeps_half: bool,
 }
 
 /// A view on a set of weights below one name prefix; cheap to clone.
@@ -61,13 +70,20 @@ pub struct Weights {
 
 impl Weights {
     fn from_source(source: Source, dtype: DType, device: &Device) -> Self {
-        let inner = Inner { source, taken: BTreeSet::new(), dtype, device: device.clone() };
+        let inner = Inner { source, taken: BTreeSet::new(), dtype, device: device.clone(), keeps_half: false };
         Self { inner: Rc::new(RefCell::new(inner)), prefix: String::new() }
     }
 
     /// Weights of a safetensors file, converted to `dtype`.
     pub fn load(path: &Path, dtype: DType, device: &Device) -> Result<Self> {
         Ok(Self::from_source(Source::File { tensors: read_safetensors(path, device)?, path: path.into() }, dtype, device))
+    }
+
+    /// Leaves the weights of linear layers in bf16 or f16 where the file has them so: for frozen networks, whose products widen
+    /// them exactly.
+    pub fn keeping_half_precision(self) -> Self {
+        self.inner.borrow_mut().keeps_half = true;
+        self
     }
 
     /// Tensors that are already in memory; `origin` names them in errors.
@@ -114,9 +130,14 @@ impl Weights {
     /// # Errors
     /// A missing name, another shape and a non-finite value are errors that name the tensor and the file.
     pub fn tensor(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
+        self.stored_tensor(name, shape, init, Precision::Full)
+    }
+
+    fn stored_tensor(&self, name: &str, shape: &[usize], init: Init, precision: Precision) -> Result<Tensor> {
         let name = self.pp(name).prefix;
         let mut inner = self.inner.borrow_mut();
         let (dtype, device) = (inner.dtype, inner.device.clone());
+        let keeps_half = inner.keeps_half && precision == Precision::AsStored;
         inner.taken.insert(name.clone());
         match &mut inner.source {
             Source::File { tensors, path } => {
@@ -129,6 +150,9 @@ impl Weights {
                 let sum = tensor.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?;
                 if !sum.is_finite() {
                     return Err(Error::NonFinite { name, context: format!("in {}", path.display()) });
+                }
+                if keeps_half && matches!(tensor.dtype(), DType::BF16 | DType::F16) {
+                    return Ok(tensor.clone());
                 }
                 Ok(tensor.to_dtype(dtype)?)
             }
@@ -171,7 +195,8 @@ impl Weights {
             Bias::With => Some(view.param("bias", &[outputs], Init::Zeros)?),
             Bias::Without => None,
         };
-        Ok(Linear { weight: view.param("weight", &[outputs, inputs], init)?, bias })
+        let weight = view.stored_tensor("weight", &[outputs, inputs], init, Precision::AsStored)?;
+        Ok(Linear { weight: Param { name: view.pp("weight").prefix, value: weight }, bias })
     }
 
     /// The variables made so far, by name; empty unless the weights are trainable.
@@ -255,6 +280,23 @@ mod tests {
         assert!(matches!(weights.pp("a").tensor("x", &[3], Init::Zeros), Err(Error::WeightShape { .. })));
         assert_eq!(weights.pp("a").tensor("x", &[2], Init::Zeros).unwrap().to_vec1::<f32>().unwrap(), [1.0, 2.0]);
         weights.finish().unwrap();
+    }
+
+    #[test]
+    fn linear_layers_keep_half_precision_where_asked_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let tensors = [("a.weight", &[2, 2][..]), ("a.bias", &[2]), ("norm", &[2])]
+            .map(|(name, shape)| (name.to_owned(), Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap()));
+        write_safetensors(&path, &BTreeMap::from(tensors), DType::BF16).unwrap();
+        let load = || Weights::load(&path, DType::F32, &Device::Cpu).unwrap();
+        let types = |weights: Weights| {
+            let layer = weights.linear("a", 2, 2, Bias::With).unwrap();
+            let norm = weights.tensor("norm", &[2], Init::Ones).unwrap();
+            [layer.weight.value.dtype(), layer.bias.unwrap().value.dtype(), norm.dtype()]
+        };
+        assert_eq!(types(load()), [DType::F32; 3]);
+        assert_eq!(types(load().keeping_half_precision()), [DType::BF16, DType::F32, DType::F32]);
     }
 
     #[test]

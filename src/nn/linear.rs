@@ -1,10 +1,12 @@
 //! Linear layers, frozen and trainable by the same code: y = x Wᵀ + b.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor, WithDType};
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::cpu::gemm::{Into, Matrix, MatrixMut, Threads, gemm};
 use super::cpu::output::unwritten;
+use super::cpu::stored::Stored;
 use super::param::{Gradients, Param, Parameters};
 use super::real::{Real, numbers, tensor, vectorised, with_matrix};
 use crate::error::{Error, Result};
@@ -64,7 +66,8 @@ fn with_last_dim(x: &Tensor, last: usize) -> Vec<usize> {
     dims
 }
 
-/// x Wᵀ + b: `x` `[.., in]` contiguous, `weight` `[out, in]` (may be a view), `bias` `[out]`, to `[.., out]`.
+/// x Wᵀ + b: `x` `[.., in]` contiguous, `weight` `[out, in]` (may be a view, and in bf16 or f16, which the product widens),
+/// `bias` `[out]`, to `[.., out]`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     linear_sum(&[(x, weight)], bias)
 }
@@ -107,7 +110,19 @@ pub fn linear_input_vjp_sum(parts: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
 }
 
 /// out (+)= x Wᵀ, or x W where `plain`.
-fn product<T: Real>(out: &mut [T], x: &Tensor, weight: &Tensor, plain: bool, into: Into<T>) -> Result<()> {
+fn product<T: Real>(out: &mut [T], x: &Tensor, weight: &Tensor, plain: bool, into: Into<T>) -> Result<()>
+where
+    bf16: Stored<T>,
+    f16: Stored<T>,
+{
+    match weight.dtype() {
+        DType::BF16 => product_with::<T, bf16>(out, x, weight, plain, into),
+        DType::F16 => product_with::<T, f16>(out, x, weight, plain, into),
+        _ => product_with::<T, T>(out, x, weight, plain, into),
+    }
+}
+
+fn product_with<T: Real, S: Stored<T> + WithDType>(out: &mut [T], x: &Tensor, weight: &Tensor, plain: bool, into: Into<T>) -> Result<()> {
     let (rows, inner) = rows_columns(x)?;
     let (w_rows, w_columns) = weight.dims2()?;
     let (expected, columns) = if plain { (w_rows, w_columns) } else { (w_columns, w_rows) };
@@ -115,7 +130,7 @@ fn product<T: Real>(out: &mut [T], x: &Tensor, weight: &Tensor, plain: bool, int
         return Err(Error::Invalid(format!("cannot multiply {:?} with a weight {:?}", x.dims(), weight.dims())));
     }
     numbers!(T: x);
-    with_matrix::<T, _>(weight, |w, row_stride, column_stride| {
+    with_matrix::<S, _>(weight, |w, row_stride, column_stride| {
         let w = Matrix { data: w, rows: w_rows, columns: w_columns, row_stride, column_stride };
         let w = if plain { w } else { w.t() };
         gemm(MatrixMut::row_major(out, rows, columns, columns), Matrix::row_major(x, rows, inner, inner), w, T::ONE, into, Threads::All);

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{CpuStorage, Shape, Storage, Tensor, WithDType};
 use pulp::WithSimd;
 
+use super::cpu::stored::Stored;
 use super::cpu::vector::Vector;
 use crate::error::{Error, Result};
 
@@ -17,6 +18,7 @@ use crate::error::{Error, Result};
 pub trait Real:
     WithDType
     + Vector
+    + Stored<Self>
     + Copy
     + Send
     + Sync
@@ -179,7 +181,7 @@ macro_rules! numbers {
 }
 
 /// Calls `kernel` with the numbers of a matrix that may be a view, its row stride and its column stride.
-pub fn with_matrix<T: Real, R>(tensor: &Tensor, kernel: impl FnOnce(&[T], usize, usize) -> R) -> Result<R> {
+pub fn with_matrix<T: WithDType, R>(tensor: &Tensor, kernel: impl FnOnce(&[T], usize, usize) -> R) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     let &[row_stride, column_stride] = layout.stride() else {
         return Err(Error::Invalid(format!("expected a matrix, got shape {:?}", tensor.dims())));
@@ -187,7 +189,7 @@ pub fn with_matrix<T: Real, R>(tensor: &Tensor, kernel: impl FnOnce(&[T], usize,
     Ok(kernel(&cpu_slice::<T>(&storage)?[layout.start_offset()..], row_stride, column_stride))
 }
 
-fn cpu_slice<T: Real>(storage: &Storage) -> Result<&[T]> {
+fn cpu_slice<T: WithDType>(storage: &Storage) -> Result<&[T]> {
     match storage {
         Storage::Cpu(storage) => Ok(CpuStorage::as_slice::<T>(storage)?),
         _ => Err(Error::Invalid("this build has CPU kernels only; move the network to the CPU".into())),

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use rayon::prelude::*;
 
 use super::pack::pack;
+use super::stored::Stored;
 use super::tile::Block;
 use crate::nn::real::{Real, dispatch};
 
@@ -99,11 +100,11 @@ const ROWS: usize = 48;
 /// Multiply-adds of one task, about 20 µs of one core: enough to pay for handing it out, and enough tasks to share.
 const TASK: usize = 1 << 20;
 
-/// `out (+)= alpha · a · b`.
+/// `out (+)= alpha · a · b`; `b` may be stored in half precision.
 ///
 /// # Panics
 /// If the shapes do not fit together or a slice is too short: a bug of the caller.
-pub fn gemm<T: Real>(out: MatrixMut<T>, a: Matrix<T>, b: Matrix<T>, alpha: T, into: Into<T>, threads: Threads) {
+pub fn gemm<T: Real, S: Stored<T>>(out: MatrixMut<T>, a: Matrix<T>, b: Matrix<S>, alpha: T, into: Into<T>, threads: Threads) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert!(k == b.rows && out.rows == m && out.columns == n, "the sizes of a product do not fit together");
     assert!(a.fits() && b.fits(), "a matrix does not fit its slice");
@@ -199,7 +200,7 @@ impl Tasks {
 }
 
 /// Calls `product` with `b` packed as `[⌈columns / PANEL⌉, rows, PANEL]`, the last panel padded with zeros.
-fn with_panels<T: Real>(b: Matrix<T>, threads: Threads, product: impl FnOnce(&[T])) {
+fn with_panels<T: Real, S: Stored<T>>(b: Matrix<S>, threads: Threads, product: impl FnOnce(&[T])) {
     // Taken, not borrowed: while this thread waits for others it may begin another product.
     let mut packed = T::scratch().take();
     let panel = b.rows * T::PANEL;

@@ -3,5 +3,6 @@
 pub mod gemm;
 pub mod output;
 mod pack;
+pub mod stored;
 mod tile;
 pub mod vector;

@@ -1,25 +1,32 @@
-//! Packing of a product's right operand: the columns of one panel side by side, row after row.
+//! Packing of a product's right operand: the columns of one panel side by side, row after row, widened where they are stored
+//! in half precision.
 #![expect(unsafe_code, reason = "registers are loaded from and stored to raw pointers; every bound is checked before")]
 
 use super::gemm::Matrix;
+use super::stored::Stored;
 use super::vector::Vector;
-use crate::nn::real::Real;
+use crate::nn::real::{Real, vectorised};
 
 /// Side of the squares in which a transposed operand is packed: a register of eight numbers.
 pub(super) const SQUARE: usize = 8;
 
 /// Packs the columns from `column` on into `panel` `[rows, PANEL]`, padded with zeros.
-pub(super) fn pack<T: Real>(b: Matrix<T>, column: usize, panel: &mut [T]) {
+pub(super) fn pack<T: Real, S: Stored<T>>(b: Matrix<S>, column: usize, panel: &mut [T]) {
     let columns = (b.columns - column).min(T::PANEL);
     if columns < T::PANEL {
         panel.fill(T::ZERO);
     }
     if b.column_stride == 1 {
-        for (row, packed) in panel.chunks_exact_mut(T::PANEL).enumerate() {
-            let from = &b.data[row * b.row_stride + column..][..columns];
-            // Whole registers are copied where the width is known.
-            if columns == T::PANEL { packed.copy_from_slice(&from[..T::PANEL]) } else { packed[..columns].copy_from_slice(from) }
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for (row, packed) in panel.chunks_exact_mut(T::PANEL).enumerate() {
+                    let from = &b.data[row * b.row_stride + column..][..columns];
+                    // Whole registers are copied where the width is known.
+                    if columns == T::PANEL { S::widen_all(&from[..T::PANEL], packed) } else { S::widen_all(from, &mut packed[..columns]) }
+                }
+            },
+        );
         return;
     }
     let (mut column_from, mut row_from) = (0, 0);
@@ -27,7 +34,7 @@ pub(super) fn pack<T: Real>(b: Matrix<T>, column: usize, panel: &mut [T]) {
         (column_from, row_from) = (columns / SQUARE * SQUARE, b.rows / SQUARE * SQUARE);
         for j in (0..column_from).step_by(SQUARE) {
             let from = &b.data[(column + j) * b.column_stride..];
-            if !T::transpose_squares(from, b.column_stride, row_from, &mut panel[j..]) {
+            if !S::transpose_squares(from, b.column_stride, row_from, &mut panel[j..]) {
                 (column_from, row_from) = (0, 0);
                 break;
             }
@@ -36,7 +43,7 @@ pub(super) fn pack<T: Real>(b: Matrix<T>, column: usize, panel: &mut [T]) {
     for j in 0..columns {
         let from = &b.data[(column + j) * b.column_stride..];
         for row in (if j < column_from { row_from } else { 0 })..b.rows {
-            panel[row * T::PANEL + j] = from[row * b.row_stride];
+            panel[row * T::PANEL + j] = from[row * b.row_stride].widen();
         }
     }
 }
@@ -109,4 +116,9 @@ impl pulp::NullaryFnOnce for Transpose {
             }
         }
     }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn transpose_squares(_: &[f32], _: usize, _: usize, _: &mut [f32]) -> bool {
+    false
 }

@@ -22,9 +22,6 @@ pub trait Vector: Copy + 'static {
     fn plus<S: Simd>(simd: S, a: Self::Register<S>, b: Self::Register<S>) -> Self::Register<S>;
     /// This thread's buffer for packed operands, kept between products.
     fn scratch() -> &'static LocalKey<Cell<Vec<Self>>>;
-    /// Packs eight columns of `rows` numbers, `stride` apart in `from`, into rows a panel apart in `to`, if this machine has a
-    /// quick way to do it; `rows` is a multiple of eight.
-    fn transpose_squares(from: &[Self], stride: usize, rows: usize, to: &mut [Self]) -> bool;
     /// Lanes of a register.
     fn lanes<S: Simd>() -> usize {
         size_of::<Self::Register<S>>() / size_of::<Self>()
@@ -32,7 +29,7 @@ pub trait Vector: Copy + 'static {
 }
 
 macro_rules! vector {
-    ($number:ty, $panel:expr, $register:ident, $splat:ident, $mul_add:ident, $mul:ident, $add:ident, $transpose:expr) => {
+    ($number:ty, $panel:expr, $register:ident, $splat:ident, $mul_add:ident, $mul:ident, $add:ident) => {
         impl Vector for $number {
             const PANEL: usize = $panel;
             type Register<S: Simd> = S::$register;
@@ -52,9 +49,6 @@ macro_rules! vector {
             fn plus<S: Simd>(simd: S, a: S::$register, b: S::$register) -> S::$register {
                 simd.$add(a, b)
             }
-            fn transpose_squares(from: &[Self], stride: usize, rows: usize, to: &mut [Self]) -> bool {
-                $transpose(from, stride, rows, to)
-            }
             fn scratch() -> &'static LocalKey<Cell<Vec<Self>>> {
                 thread_local!(static SCRATCH: Cell<Vec<$number>> = const { Cell::new(Vec::new()) });
                 &SCRATCH
@@ -63,13 +57,5 @@ macro_rules! vector {
     };
 }
 
-vector!(f32, 32, f32s, splat_f32s, mul_add_f32s, mul_f32s, add_f32s, transpose_f32);
-vector!(f64, 16, f64s, splat_f64s, mul_add_f64s, mul_f64s, add_f64s, |_, _, _, _| false);
-
-#[cfg(target_arch = "x86_64")]
-use super::pack::transpose_squares as transpose_f32;
-
-#[cfg(not(target_arch = "x86_64"))]
-fn transpose_f32(_: &[f32], _: usize, _: usize, _: &mut [f32]) -> bool {
-    false
-}
+vector!(f32, 32, f32s, splat_f32s, mul_add_f32s, mul_f32s, add_f32s);
+vector!(f64, 16, f64s, splat_f64s, mul_add_f64s, mul_f64s, add_f64s);
