@@ -203,7 +203,7 @@ const BESIDE: [(&str, u64, &[&str]); 3] = [
 pub fn beside_paper(data: &Data) -> Result<String> {
     let published = Published::read()?;
     let mut html = format!(
-        "<p>Right: published numbers of “{}” (protocol: {}). Models, images, prompts and judges differ from this run's, so values are \
+        "<p>Beside each table of this run: published numbers of “{}” (protocol: {}). Models, images, prompts and judges differ from this run's, so values are \
          not comparable; what can be compared is the share of the teacher's score that is kept (the percentages below the scores), and \
          which skill suffers first when the encoder shrinks.</p>",
         escape(&published.source),
