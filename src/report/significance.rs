@@ -1,6 +1,7 @@
 //! Tested differences as words and tables. Nothing here says "better" or "worse" without a corrected test, nor "equivalent"
 //! without an equivalence test and its margin.
 
+use std::fmt::Write;
 use std::path::Path;
 
 use super::data::Data;
@@ -13,6 +14,9 @@ use crate::stats::comparison::Outcome;
 
 /// Where results were made before differences were tested.
 const UNTESTED: &str = "the tests of the differences; without them nothing is called better, worse or equivalent";
+
+/// The metrics whose tests stand open on the page.
+const FIRST: [&str; 4] = ["clip_score", "compbench", "frechet", "ocr_mean"];
 
 /// What `evaluate` tested.
 #[derive(Debug, Default)]
@@ -87,7 +91,24 @@ pub fn html(data: &Data, notes: &mut Notes) -> String {
     if rows.is_empty() {
         return format!("<p>No difference was tested.</p>{}", scaling(data, notes));
     }
-    let mut table = Table::new("Student minus reference: tests over all prompts").column("Student", None);
+    let words = "<p>“Better” and “worse” need a p-value that stays below the level after Holm's correction over everything compared with the \
+                 same reference, and an interval that excludes zero. “Equivalent” needs two one-sided tests against the margin, corrected in \
+                 the same way. What is neither is undecided: too few prompts, not no difference.</p>";
+    let (first, others): (Vec<&ComparisonRow>, Vec<&ComparisonRow>) = rows.iter().partition(|row| FIRST.contains(&row.metric.as_str()));
+    let mut html = words.to_owned();
+    if !first.is_empty() {
+        html.push_str(&tests("Student minus reference: tests over all prompts", &first));
+    }
+    if !others.is_empty() {
+        let table = tests("Student minus reference: the other tests over all prompts", &others);
+        let _ = write!(html, "<details><summary>The other {} tests, in the same correction</summary>{table}</details>", others.len());
+    }
+    html + &scaling(data, notes)
+}
+
+/// One row a test.
+fn tests(title: &str, rows: &[&ComparisonRow]) -> String {
+    let mut table = Table::new(title).column("Student", None);
     for title in [
         "minus",
         "Metric",
@@ -103,7 +124,7 @@ pub fn html(data: &Data, notes: &mut Notes) -> String {
     ] {
         table = table.column(title, None);
     }
-    for row in &rows {
+    for row in rows {
         let p = |p: Option<f64>| p.map_or_else(|| Cell::absent("cannot be tested"), |value| Cell::number(value, &p_value(p)));
         let margin = |m: f64| Cell::number(m, &format!("±{}", format_value(&row.metric, m)));
         table.row(vec![
@@ -121,10 +142,7 @@ pub fn html(data: &Data, notes: &mut Notes) -> String {
             Cell::number(row.prompts as f64, &row.prompts.to_string()),
         ]);
     }
-    let words = "<p>“Better” and “worse” need a p-value that stays below the level after Holm's correction over everything compared with the \
-                 same reference, and an interval that excludes zero. “Equivalent” needs two one-sided tests against the margin, corrected in \
-                 the same way. What is neither is undecided: too few prompts, not no difference.</p>";
-    format!("{words}{}{}", table.html(), scaling(data, notes))
+    table.html()
 }
 
 /// The fitted laws; a sentence where there is none.
