@@ -1,5 +1,10 @@
 //! The command line: what can be asked for. Results go to stdout, everything else to stderr.
 
+mod columns;
+mod compare;
+mod power;
+mod preference;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
@@ -7,7 +12,9 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, Pipeline};
 use crate::doctor;
 use crate::error::Result;
+use crate::metrics;
 use crate::mini::bootstrap::Part;
+use crate::report;
 use crate::stages::{Start, Step};
 
 const AFTER_HELP: &str = "\
@@ -16,6 +23,7 @@ Exit codes:
   1    a stage failed: a damaged or missing file, a full disk, numbers that are not finite
   2    the configuration or the command line cannot be used
   3    built in part: some sources are missing; they are listed
+  4    `report A B --max-drop`: the second run lost more than allowed
   130  interrupted (Ctrl-C); finished work is kept, the same command goes on";
 
 /// Distils the text encoders of text-to-image diffusion models and measures what was kept.
@@ -63,8 +71,33 @@ enum Command {
     },
     /// Score the images of all encoders.
     Evaluate,
-    /// Write the report and print its path.
-    Report,
+    /// Write the report and print its path; with two runs, print their differences.
+    Report {
+        #[command(flatten)]
+        comparison: compare::Options,
+        /// Put the pictures into the page instead of a folder beside it, as many as fit.
+        #[arg(long, conflicts_with = "runs")]
+        single_file: bool,
+    },
+    /// Write a page on which people choose between the images of two encoders without knowing which is which.
+    PreferencePage {
+        /// An encoder with images.
+        #[arg(value_name = "A")]
+        first: String,
+        /// Another one.
+        #[arg(value_name = "B")]
+        second: String,
+        /// Prompts to choose on.
+        #[arg(long, default_value_t = 60)]
+        pairs: usize,
+        /// Checks of attention between them.
+        #[arg(long, default_value_t = 6)]
+        checks: usize,
+    },
+    /// Say what the votes of a blind preference page show: rates with intervals, tests, strengths.
+    Preference(preference::Options),
+    /// Compute how many prompts show a difference, or what difference a number of prompts shows.
+    Power(power::Options),
     /// All stages, from the prompts to the report; prints its path.
     Run,
     /// Train the networks of the miniature world and write them into the pipeline's folder.
@@ -86,11 +119,33 @@ const ALL: &str = "all";
 /// Does what the command line asks for.
 pub fn run(cli: Cli) -> Result<()> {
     let common = &cli.common;
-    if let Command::Doctor = cli.command {
-        print!("{}", doctor::report(common.root()));
-        return Ok(());
+    match &cli.command {
+        Command::Doctor => {
+            print!("{}", doctor::report(common.root()));
+            return Ok(());
+        }
+        Command::Preference(options) => return preference::run(options),
+        Command::Power(options) => {
+            let answer = power::answer(options)?;
+            println!("{}", answer.number);
+            eprintln!("{}", answer.sentence);
+            return Ok(());
+        }
+        Command::Report { comparison, .. } if !comparison.runs.is_empty() => {
+            // Runs may lie where there is no pipeline; then the usual tests.
+            let none = common.pipeline == config::DEFAULT && !config::names(common.root()).iter().any(|name| name == config::DEFAULT);
+            let evaluate = if none { metrics::evaluate::Config::default() } else { common.load()?.experiment.evaluate };
+            return compare::run(comparison, common.root(), &evaluate.tests, &evaluate.bootstrap);
+        }
+        _ => {}
     }
-    let pipeline = common.load()?;
+    let mut pipeline = common.load()?;
+    if let Command::PreferencePage { first, second, pairs, checks } = cli.command {
+        return pipeline.preference_page(first, second, pairs, checks, common.dry_run);
+    }
+    if let Command::Report { single_file: true, .. } = cli.command {
+        pipeline.experiment.report.pictures = report::Place::Inside;
+    }
     let chosen = |name: &str, all: Vec<String>| if name == ALL { all } else { vec![name.to_owned()] };
     let steps: Vec<Step> = match &cli.command {
         Command::BuildData => vec![pipeline.build_data()?],
@@ -101,14 +156,14 @@ pub fn run(cli: Cli) -> Result<()> {
             chosen(encoder, pipeline.encoders()).iter().map(|name| pipeline.generate(name)).collect::<Result<_>>()?
         }
         Command::Evaluate => vec![pipeline.evaluate()?],
-        Command::Report => vec![pipeline.report()?],
+        Command::Report { .. } => vec![pipeline.report()?],
         Command::Run => pipeline.all()?,
         Command::Bootstrap { part, warm_start } => {
             let start = if *warm_start { Start::FromWeights } else { Start::Anew };
             let all = Part::ALL.map(|part| part.name().to_owned()).to_vec();
             chosen(part, all).iter().map(|name| pipeline.bootstrap(name, start)).collect::<Result<_>>()?
         }
-        Command::Doctor => Vec::new(),
+        Command::Doctor | Command::Preference(_) | Command::PreferencePage { .. } | Command::Power(_) => Vec::new(),
     };
     if common.dry_run {
         for line in pipeline.plan(&steps)? {
@@ -117,7 +172,7 @@ pub fn run(cli: Cli) -> Result<()> {
         return Ok(());
     }
     pipeline.execute(steps)?;
-    if matches!(cli.command, Command::Report | Command::Run) {
+    if matches!(cli.command, Command::Report { .. } | Command::Run) {
         println!("{}", pipeline.page().display());
     }
     Ok(())

@@ -8,6 +8,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Exit code of a build that succeeded for some sources only; the missing ones are listed.
 pub const EXIT_PARTIAL: u8 = 3;
+/// Exit code of a comparison of two runs whose gate failed.
+pub const EXIT_REGRESSION: u8 = 4;
 /// Exit code after Ctrl-C, as shells expect it (128 + SIGINT).
 pub const EXIT_INTERRUPTED: u8 = 130;
 
@@ -44,6 +46,9 @@ pub enum Error {
     /// Some sources of a build were missing; the rest was built.
     #[error("built without {} missing source(s): {}", missing.len(), missing.join(", "))]
     Partial { missing: Vec<String>, hint: String },
+    /// A gate between two runs failed.
+    #[error("{message}")]
+    Regression { message: String },
     /// The user pressed Ctrl-C; state was saved.
     #[error("interrupted; finished work is kept")]
     Interrupted { hint: String },
@@ -83,6 +88,7 @@ impl Error {
         match self {
             Self::Missing { hint, .. } | Self::Partial { hint, .. } | Self::Interrupted { hint } => Some(hint.clone()),
             Self::Config { hint, .. } => hint.clone(),
+            Self::Regression { .. } => Some("look at the images of both runs, or allow more with --max-drop".into()),
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Some("free some space and run the same command again; it goes on where it stopped".into())
             }
@@ -96,6 +102,7 @@ impl Error {
         match self {
             Self::Config { .. } => 2,
             Self::Partial { .. } => EXIT_PARTIAL,
+            Self::Regression { .. } => EXIT_REGRESSION,
             Self::Interrupted { .. } => EXIT_INTERRUPTED,
             _ => 1,
         }

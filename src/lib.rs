@@ -13,6 +13,8 @@ pub mod metrics;
 pub mod mini;
 pub mod models;
 pub mod nn;
+pub mod preference;
 pub mod report;
 pub mod run;
 pub mod stages;
+pub mod stats;

@@ -14,10 +14,14 @@ use crate::models::card::{REAL, STUDENT_CARD, STUDENT_WEIGHTS, TEACHER};
 use crate::run::hashes::HashCache;
 use crate::run::interrupt;
 use crate::run::manifest::{Freshness, Input, Rerun, Stage, readable_seconds, unix_seconds};
+use crate::run::results::TOKENS;
 use crate::{data, diffusion, distill, metrics, report};
 
 /// How to get weights that are not there.
 const BOOTSTRAP_HINT: &str = "restore the file from the repository, or train it with `scaledown bootstrap`";
+
+/// What `evaluate` always writes.
+const RESULTS: [&str; 5] = ["scores.parquet", "summary.parquet", "comparisons.parquet", "scaling.parquet", "skipped.json"];
 
 /// Where the training of a network begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +87,9 @@ impl Pipeline {
         }
         let folder = context.samples(&encoder);
         let mut outputs = vec![folder.join("samples.parquet"), folder.join("images")];
-        outputs.extend((encoder != REAL).then(|| folder.join("embeddings.safetensors")));
+        if encoder != REAL {
+            outputs.extend(["embeddings.safetensors", TOKENS].map(|file| folder.join(file)));
+        }
         let settings = json!({"generate": config, "teacher": experiment.teacher.essence()});
         let stage = self.stage(&format!("generate {encoder}"), folder, &settings, inputs, outputs)?;
         let body = move || diffusion::generate::run(config, &experiment.teacher, &encoder, context).map(drop);
@@ -100,7 +106,7 @@ impl Pipeline {
         let judges = config.experts.files(&context.pipeline).into_iter().filter(|path| path.exists());
         inputs.extend(judges.map(|path| Input::new(path, "a judge's weights", BOOTSTRAP_HINT)));
         let folder = context.evaluation();
-        let outputs = ["scores.parquet", "summary.parquet", "skipped.json"].map(|file| folder.join(file)).to_vec();
+        let outputs = RESULTS.map(|file| folder.join(file)).to_vec();
         let settings = json!({"evaluate": config, "teacher": experiment.teacher.essence()});
         let mut stage = self.stage("evaluate", folder.clone(), &settings, inputs, outputs)?;
         // Absent where no embeddings can be mapped.
@@ -112,11 +118,26 @@ impl Pipeline {
     pub fn report(&self) -> Result<Step<'_>> {
         let (config, context) = (&self.experiment.report, &self.context);
         let evaluation = context.evaluation();
-        let scores = ["scores.parquet", "summary.parquet", "skipped.json"].map(|file| evaluation.join(file));
+        let scores = RESULTS.map(|file| evaluation.join(file));
         let mut inputs: Vec<Input> = scores.map(|path| Input::new(path, "the scores", self.hint("evaluate"))).into();
         inputs.extend(self.image_inputs());
-        let stage = self.stage("report", context.reports.clone(), config, inputs, vec![self.page()])?;
+        let mut stage = self.stage("report", context.reports.clone(), config, inputs, vec![self.page()])?;
+        // Absent where the pictures are in the page; the card where `build-data` left none.
+        stage.optional_outputs.extend([report::gallery::FOLDER, report::index::CARD_PAGE].map(|name| context.reports.join(name)));
         Ok(Step { stage, body: Box::new(move || report::run(config, context).map(drop)) })
+    }
+
+    /// Writes the page for blind preferences between two encoders and prints its path.
+    pub fn preference_page(&self, a: String, b: String, pairs: usize, checks: usize, dry_run: bool) -> Result<()> {
+        let question = report::preference::Question { encoders: [a, b], pairs, checks };
+        if dry_run {
+            println!("preference-page: would write {}", report::preference::path(&question, &self.context).display());
+            return Ok(());
+        }
+        let page = report::preference::run(&question, &self.context)?;
+        report::refresh_index(&self.context)?;
+        println!("{}", page.display());
+        Ok(())
     }
 
     /// Where the report appears.

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use scaledown::metrics::evaluate::{self, Config, Group};
-use scaledown::metrics::{frechet, stats};
+use scaledown::metrics::frechet;
 use scaledown::mini::grammar;
 use scaledown::mini::render::render;
 use scaledown::mini::scene::Split;
@@ -13,6 +13,7 @@ use scaledown::run::context::RunContext;
 use scaledown::run::evaluation::read_skipped;
 use scaledown::run::results::{SampleRow, ScoreRow, SummaryRow};
 use scaledown::run::rng::{Key, text_id};
+use scaledown::stats;
 
 #[test]
 fn frechet_distance_is_the_one_three_reference_implementations_give() {

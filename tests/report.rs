@@ -1,205 +1,73 @@
-//! A report rendered from synthetic tables: numbers, escaping, self-containment, gaps, determinism.
+//! A report rendered from synthetic tables: numbers, escaping, self-containment, gaps, determinism, form.
 
-use std::path::Path;
+mod synthetic;
 
-use scaledown::report::{self, Config};
+use scaledown::report::preference::{self, Question};
+use scaledown::report::{self, Config, Place};
 use scaledown::run::context::RunContext;
-use scaledown::run::evaluation::{Skipped, TsneRow, write_skipped};
-use scaledown::run::results::{SampleRow, ScoreRow, SummaryRow, TrainLogRow};
-use scaledown::run::rng::text_id;
-
-const HOSTILE: &str = r#"a <script>alert("x")</script> & 'quoted' car"#;
-const ENCODERS: [&str; 6] = ["real", "teacher", "base", "small", "base-naive", "base-untrained"];
-
-fn prompts() -> Vec<(&'static str, &'static str, String, Option<&'static str>)> {
-    vec![
-        ("compbench", "color", HOSTILE.into(), None),
-        ("compbench", "numeracy", "two green cats on a pink background".into(), None),
-        ("compbench", "spatial", "a dog on the left of a car".into(), None),
-        ("commontext", "seen", "a cat below a sign reading 'hello'".into(), Some("hello")),
-        ("commontext", "unseen", "a bus below a sign reading 'moon'".into(), Some("moon")),
-        ("laion", "caption", "a watercolour of a turtle".into(), None),
-    ]
-}
-
-fn picture(seed: u32) -> Vec<u8> {
-    let image = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * 4) as u8, (y * 4) as u8, (seed * 40) as u8]));
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
-
-fn write_generated(context: &RunContext, encoder: &str) {
-    let folder = context.samples(encoder);
-    std::fs::create_dir_all(folder.join("images")).unwrap();
-    let rows: Vec<SampleRow> = prompts()
-        .into_iter()
-        .enumerate()
-        .map(|(i, (dataset, category, prompt, target))| {
-            let image = format!("images/{i}.png");
-            std::fs::write(folder.join(&image), picture(i as u32)).unwrap();
-            SampleRow {
-                encoder: encoder.into(),
-                prompt_id: text_id(&prompt),
-                dataset: dataset.into(),
-                category: category.into(),
-                prompt,
-                target_text: target.map(str::to_owned),
-                scene: None,
-                image_idx: 0,
-                seed: 7,
-                guidance: 3.5,
-                steps: 20,
-                image,
-            }
-        })
-        .collect();
-    SampleRow::write(&folder.join("samples.parquet"), &rows).unwrap();
-}
-
-fn write_student(context: &RunContext, encoder: &str, objective: &str, parameters: u64) {
-    let folder = context.student(encoder);
-    std::fs::create_dir_all(&folder).unwrap();
-    let preset = encoder.split('-').next().unwrap();
-    let card = serde_json::json!({
-        "name": encoder, "preset": preset, "objective": objective, "updates": 600, "batch": 8, "seconds": 420.5,
-        "parameters": parameters + 60_000, "parameters_without_projection": parameters, "dead_units": 0.02, "variance_ratio": 0.9,
-    });
-    std::fs::write(folder.join("student.json"), card.to_string()).unwrap();
-    if objective != "none" {
-        let rows: Vec<TrainLogRow> = (0..600)
-            .map(|update| TrainLogRow {
-                update,
-                loss: 0.5 * (-(update as f64) / 200.0).exp() + 0.02 + 0.01 * ((update * 7) % 5) as f64,
-                gradient_norm: 1.0,
-                learning_rate: 1e-3,
-                seconds: update as f64 * 0.7,
-                denoising_step: update % 20,
-                guidance: 3.5,
-            })
-            .collect();
-        TrainLogRow::write(&folder.join("train-log.parquet"), &rows).unwrap();
-    }
-}
-
-fn summary(encoder: &str, metric: &str, scope: &str, versus: Option<&str>, [value, ci_low, ci_high]: [f64; 3]) -> SummaryRow {
-    let lower = matches!(metric, "frechet" | "encode_ms" | "parameters" | "parameters_encoder");
-    SummaryRow {
-        encoder: encoder.into(),
-        metric: metric.into(),
-        scope: scope.into(),
-        versus: versus.map(str::to_owned),
-        value,
-        ci_low,
-        ci_high,
-        n: if metric.starts_with("parameters") { 1 } else { 48 },
-        unit: "%".into(),
-        direction: if lower { "lower" } else { "higher" }.into(),
-        protocol: format!("judge of {metric} <1a2b3c4d>"),
-    }
-}
-
-fn write_evaluation(context: &RunContext) {
-    let mut rows = Vec::new();
-    let mut scores = Vec::new();
-    for (i, encoder) in ENCODERS.into_iter().enumerate() {
-        let level = [97.4, 88.25, 71.5, 55.0, 30.0, 12.0][i];
-        for metric in
-            ["clip_score", "compbench_color", "compbench_spatial", "compbench_numeracy", "compbench", "ocr_char", "ocr_word", "ocr_mean"]
-        {
-            let value = if metric == "clip_score" { level / 3.0 } else { level };
-            rows.push(summary(encoder, metric, "all", None, [value, value - 6.0, value + 2.0]));
-            if encoder != "real" && encoder != "teacher" {
-                let gap = value - 88.25 / if metric == "clip_score" { 3.0 } else { 1.0 };
-                rows.push(summary(encoder, metric, "all", Some("teacher"), [gap, gap - 3.0, gap + 3.0]));
-                let kept = 100.0 * level / 88.25;
-                rows.push(summary(encoder, &format!("retention_{metric}"), "all", Some("teacher"), [kept, kept - 4.0, kept + 4.0]));
-            }
-        }
-        for scope in ["seen", "unseen"] {
-            rows.push(summary(encoder, "ocr_char", scope, None, [level - 4.0, level - 11.0, level + 3.0]));
-        }
-        if encoder != "real" {
-            rows.push(summary(encoder, "frechet", "all", None, [0.5 - level / 250.0, 0.1, 0.6]));
-            rows.push(summary(encoder, "effective_rank", "all", None, [level / 3.0, f64::NEG_INFINITY, f64::INFINITY]));
-            rows.push(summary(encoder, "parameters_encoder", "all", None, [5e6 / (i * i) as f64; 3]));
-            rows.push(summary(encoder, "parameters", "all", None, [5e6 / (i * i) as f64 + 6e4; 3]));
-            rows.push(summary(encoder, "encode_ms", "all", None, [9.0 / i as f64, 8.0 / i as f64, 10.0 / i as f64]));
-        }
-        for (dataset, category, prompt, target) in prompts() {
-            let (metric, detail) = match category {
-                "color" => ("compbench_color", r#"{"answers":[{"phrase":"a <b>red</b> car","yes":0.98}]}"#.to_owned()),
-                "numeracy" => (
-                    "compbench_numeracy",
-                    r#"{"counts":{"counts":[{"noun":"cat","expected":2,"found":3}],"boxes":[{"label":"cat","score":0.9,"bounds":{"x0":4.0,"y0":10.0,"x1":30.0,"y1":40.0}}]}}"#.to_owned(),
-                ),
-                "spatial" => (
-                    "compbench_spatial",
-                    r#"{"relation":{"first":"dog","locality":"Left","second":"car","boxes":[{"label":"dog","score":0.8,"bounds":{"x0":2.0,"y0":20.0,"x1":28.0,"y1":46.0}}]}}"#.to_owned(),
-                ),
-                "seen" | "unseen" => ("ocr_char", serde_json::json!({ "read": "hel<o", "target": target }).to_string()),
-                _ => ("clip_score", "null".to_owned()),
-            };
-            let value = level - (text_id(&prompt) % 20) as f64;
-            scores.push(ScoreRow {
-                encoder: encoder.into(),
-                prompt_id: text_id(&prompt),
-                dataset: dataset.into(),
-                category: category.into(),
-                image_idx: 0,
-                metric: metric.into(),
-                value,
-                detail: Some(detail),
-                protocol: "p".into(),
-            });
-        }
-    }
-    rows.push(summary("base", "compbench", "all", Some("base-untrained"), [59.5, 50.5, 66.5]));
-    rows.push(summary("base", "compbench", "all", Some("base-naive"), [1.5, -2.5, 6.5]));
-    let folder = context.evaluation();
-    SummaryRow::write(&folder.join("summary.parquet"), &rows).unwrap();
-    ScoreRow::write(&folder.join("scores.parquet"), &scores).unwrap();
-    let skipped =
-        Skipped { metric: "ocr_sentence".into(), encoder: None, reason: "`ocr-recognition.onnx` is not in the pipeline's folder".into() };
-    write_skipped(&folder.join("skipped.json"), &[skipped]).unwrap();
-    let places: Vec<TsneRow> = ["teacher", "base", "small"]
-        .iter()
-        .enumerate()
-        .flat_map(|(e, encoder)| {
-            (0..40).map(move |i| TsneRow {
-                encoder: (*encoder).into(),
-                prompt_id: i,
-                dataset: "laion".into(),
-                category: "caption".into(),
-                x: e as f64 * 8.0 + (i as f64 * 0.7).sin() * 4.0,
-                y: (i as f64 * 1.3).cos() * 5.0,
-            })
-        })
-        .collect();
-    TsneRow::write(&folder.join("tsne.parquet"), &places).unwrap();
-    let manifest = serde_json::json!({
-        "stage": "evaluate", "version": "0.1.0", "seed": 11, "config": { "note": "<script>" }, "inputs": [], "command": "scaledown evaluate",
-        "outputs": [{ "path": "runs/x/evaluate/scores.parquet", "bytes": 10, "sha256": "ab12" }], "threads": 2, "device": "cpu", "finished": 1, "seconds": 3.25,
-    });
-    std::fs::write(folder.join("manifest.json"), manifest.to_string()).unwrap();
-}
-
-fn run_below(root: &Path) -> RunContext {
-    let context = RunContext::below(root, "synthetic", root.join("pipelines/synthetic"), 1);
-    for encoder in ENCODERS {
-        write_generated(&context, encoder);
-    }
-    write_student(&context, "base", "vision", 900_000);
-    write_student(&context, "small", "vision", 300_000);
-    write_student(&context, "base-naive", "naive", 900_000);
-    write_student(&context, "base-untrained", "none", 900_000);
-    write_evaluation(&context);
-    context
-}
+use scaledown::run::files::{sha256_bytes, write_bytes};
+use scaledown::run::results::{SampleRow, ScoreRow, SummaryRow};
+use serde_json::Value;
+use synthetic::{HOSTILE, picture, prompts, run_below, write_evaluation, write_generated};
 
 fn render(context: &RunContext) -> String {
-    let outputs = report::run(&Config::default(), context).unwrap();
+    render_as(context, &Config::default())
+}
+
+fn render_as(context: &RunContext, config: &Config) -> String {
+    let outputs = report::run(config, context).unwrap();
     std::fs::read_to_string(outputs.page).unwrap()
+}
+
+/// The text of the script element with this id.
+fn block<'a>(html: &'a str, id: &str) -> &'a str {
+    let start = html.find(&format!("id=\"{id}\">")).unwrap() + id.len() + 6;
+    html[start..].split("</script>").next().unwrap()
+}
+
+/// What the page's script draws.
+fn gallery(html: &str) -> Value {
+    serde_json::from_str(block(html, "gallery-data")).unwrap()
+}
+
+/// The image of an encoder for the prompt that begins so.
+fn image<'a>(gallery: &'a Value, prompt: &str, encoder: &str) -> &'a Value {
+    let e = gallery["encoders"].as_array().unwrap().iter().position(|name| name == encoder).unwrap();
+    let item = gallery["items"].as_array().unwrap().iter().find(|item| item["prompt"].as_str().unwrap().starts_with(prompt)).unwrap();
+    &item["images"][e]
+}
+
+/// Compares with a committed file; `SCALEDOWN_UPDATE_SNAPSHOTS=1` writes it anew, to be looked at before it is committed.
+fn assert_snapshot(name: &str, text: &str) {
+    let path = std::path::Path::new("tests/snapshots").join(name);
+    if std::env::var_os("SCALEDOWN_UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    for (i, (found, expected)) in text.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(found, expected, "{}, line {}", path.display(), i + 1);
+    }
+    assert_eq!(text.lines().count(), expected.lines().count(), "{}", path.display());
+}
+
+/// Tags without text, one a line; rows of tables, inner parts of figures, styles and scripts are left out.
+fn skeleton(html: &str) -> String {
+    let mut lines = String::new();
+    let mut rest = html;
+    while let Some(start) = rest.find('<') {
+        let tag = &rest[start..start + rest[start..].find('>').unwrap() + 1];
+        rest = &rest[start + tag.len()..];
+        let name: String = tag[1..].chars().take_while(|c| c.is_ascii_alphanumeric()).collect();
+        if matches!(name.as_str(), "b" | "br" | "small" | "kbd" | "a" | "code" | "sup") || tag.starts_with("</") {
+            continue;
+        }
+        lines.push_str(tag);
+        lines.push('\n');
+        if matches!(name.as_str(), "tbody" | "svg" | "style" | "script" | "option") {
+            rest = &rest[rest.find(&format!("</{name}>")).unwrap()..];
+        }
+    }
+    lines
 }
 
 #[test]
@@ -209,46 +77,141 @@ fn numbers_and_their_intervals_appear() {
     for expected in [
         "71.5<br><small class=\"interval\">[65.5, 73.5]</small> <small class=\"n\">n 48</small>",
         "66.90",
-        "<b>81 %</b> [77.0, 85.0] of the compositional score",
-        "Against its untrained twin (base-untrained): CompBench mean +59.5 [50.5, 66.5] (better)",
-        "+1.5 [−2.5, 6.5] (not distinguishable)",
+        "<small class=\"share\">92.8 %</small>",
+        "<b>81 %</b> [77.0, 85.0] of the compositional score (n 48, worse)",
+        "Against its teacher: CompBench mean −16.8 [−19.8, −13.8] (worse, p 0.016)",
+        "(equivalent within ±2.00, p 0.030)",
+        "Against its untrained twin (base-untrained): CompBench mean +59.5 [50.5, 66.5] (better, p 0.016)",
+        "+1.5 [−2.5, 6.5] (undecided: neither a difference nor equivalence within ±2.0 is shown)",
+        "p-values are corrected after Holm over the 32 tests against the teacher",
+        "+12.2",
+        "[−3.0, 27.5]",
         "judge of compbench &lt;1a2b3c4d&gt;",
         "50.32",
-        "a &lt;b&gt;red&lt;/b&gt; car? 0.98",
-        "cat: 3 found, 2 asked",
-        "<span>hel</span>",
         "equal updates and wall time",
-        "scaledown evaluate",
+        "<code>scaledown evaluate --pipeline synthetic --force</code>",
+        "data-value=\"scaledown evaluate --pipeline synthetic &amp;&amp; scaledown report --pipeline synthetic\"",
+        "0123456789abcdef",
         "ab12",
     ] {
         assert!(html.contains(expected), "`{expected}` is missing");
     }
-    if let Ok(copy) = std::env::var("SCALEDOWN_KEEP_REPORT") {
-        std::fs::write(copy, &html).unwrap();
+}
+
+#[test]
+fn evidence_of_every_judge_reaches_the_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = gallery(&render(&run_below(folder.path())));
+    assert_eq!(image(&data, HOSTILE[0], "base")["answers"], serde_json::json!([["a <b>red</b> car", 0.98]]));
+    let counted = image(&data, "two green cats", "teacher");
+    assert_eq!(counted["counts"], serde_json::json!([["cat", 2, 3]]));
+    assert_eq!(counted["boxes"], serde_json::json!([["cat", 0.9, 4.0, 10.0, 30.0, 40.0]]));
+    assert_eq!(image(&data, "a dog", "base")["relation"], "dog: left of car");
+    assert_eq!(
+        image(&data, "a bus", "base")["read"],
+        serde_json::json!([["missing", "mo"], ["extra", "hel<"], ["same", "o"], ["missing", "n"]])
+    );
+}
+
+#[test]
+fn tokens_say_what_is_padding_and_what_was_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = gallery(&render(&run_below(folder.path())));
+    let tokens = |prompt: &str| {
+        let items = data["items"].as_array().unwrap();
+        items.iter().find(|item| item["prompt"].as_str().unwrap().starts_with(prompt)).unwrap()["tokens"].clone()
+    };
+    let short = tokens("a dog");
+    // All encoders but the rendered ground truth are given the same.
+    assert_eq!(short.as_array().unwrap().len(), 1);
+    assert_eq!(short[0]["encoders"], serde_json::json!([1, 2, 3, 4, 5]));
+    assert_eq!((&short[0]["kept"], &short[0]["length"]), (&serde_json::json!(8), &serde_json::json!(8)));
+    let long = &tokens("two green cats")[0];
+    assert_eq!((long["pieces"].as_array().unwrap().len(), long["kept"].as_u64().unwrap()), (16, 8));
+}
+
+#[test]
+fn without_tests_nothing_is_called_better_worse_or_equivalent() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = run_below(folder.path());
+    std::fs::remove_file(context.evaluation().join("comparisons.parquet")).unwrap();
+    let html = render(&context);
+    let verdict = html.split("<p class=\"verdict\">").nth(1).and_then(|rest| rest.split("</header>").next()).unwrap();
+    assert!(verdict.contains("(n 48, not tested)") && verdict.contains("(not tested)"), "{verdict}");
+    for word in ["better", "worse", "equivalent within"] {
+        assert!(!verdict.contains(word), "{verdict}");
     }
+    assert!(!html.contains("class=\"outcome\">better") && !html.contains("class=\"outcome\">worse"));
+    assert!(html.contains("Evaluate did not write the tests of the differences"));
 }
 
 #[test]
 fn text_of_prompts_never_becomes_markup() {
     let folder = tempfile::tempdir().unwrap();
-    let html = render(&run_below(folder.path()));
-    assert!(html.contains("a &lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; &#39;quoted&#39; car"));
-    assert!(!html.contains("<script>alert"));
-    assert_eq!(html.matches("<script>").count(), 1, "only the page's own script");
+    let context = run_below(folder.path());
+    let card = format!("# Card\n\n* {}\n", HOSTILE.join("\n* "));
+    write_bytes(&context.built.join("data-card.md"), card.as_bytes()).unwrap();
+    let html = render(&context);
+    assert!(!html.contains("<script>alert") && !html.contains("</script><!--"));
+    assert_eq!(html.matches("<script>\n").count(), 1, "only the page's own script");
+    // Four blocks: data of the images, small pictures, full pictures, script.
+    assert_eq!(html.matches("</script>").count(), 4);
+    let found: Vec<String> =
+        gallery(&html)["items"].as_array().unwrap().iter().map(|item| item["prompt"].as_str().unwrap().to_owned()).collect();
+    assert!(HOSTILE.iter().all(|prompt| found.contains(&(*prompt).to_owned())), "{found:?}");
+    let card = std::fs::read_to_string(context.reports.join("data-card.html")).unwrap();
+    assert!(card.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && card.contains(HOSTILE[2]) && !card.contains("<script"));
 }
 
 #[test]
 fn the_page_needs_nothing_from_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     let html = render(&run_below(folder.path()));
+    let script = html.rfind("<script>\n").unwrap();
     for attribute in ["src=\"", "href=\"", "url(", "@import"] {
-        for (at, _) in html.match_indices(attribute) {
+        for (at, _) in html[..script].match_indices(attribute) {
             let value: String = html[at + attribute.len()..].chars().take(40).collect();
             let allowed = value.starts_with('#') || value.starts_with("data:");
             assert!(allowed, "`{attribute}{value}` points elsewhere");
         }
     }
     assert!(!html.contains("//cdn") && !html.contains("https://"));
+}
+
+#[test]
+fn full_pictures_lie_beside_the_page_or_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = run_below(folder.path());
+    let data = gallery(&render(&context));
+    let full = image(&data, "a dog", "base")["full"].as_str().unwrap().to_owned();
+    assert_eq!(full, "images/base/2.png");
+    assert_eq!(std::fs::read(context.reports.join(&full)).unwrap(), picture(2));
+    // A picture of an earlier run goes, anything else stays.
+    write_bytes(&context.reports.join("images/gone/9.png"), b"x").unwrap();
+    write_bytes(&context.reports.join("images/notes/read.txt"), b"x").unwrap();
+    render(&context);
+    assert!(!context.reports.join("images/gone").exists() && context.reports.join("images/notes/read.txt").exists());
+    assert!(
+        std::fs::read_dir(context.reports.join("images/base")).unwrap().all(|entry| entry.unwrap().path().extension().unwrap() == "png")
+    );
+
+    let html = render_as(&context, &Config { pictures: Place::Inside, ..Config::default() });
+    let line: usize = image(&gallery(&html), "a dog", "base")["full"].as_str().unwrap().strip_prefix('#').unwrap().parse().unwrap();
+    assert_eq!(block(&html, "pictures").lines().count(), 36);
+    assert!(block(&html, "pictures").lines().nth(line).unwrap().starts_with("iVBORw0KGgo"));
+    assert!(!context.reports.join("images/base").exists());
+}
+
+#[test]
+fn a_small_budget_leaves_pictures_out_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = run_below(folder.path());
+    let html = render_as(&context, &Config { page_budget: 1, ..Config::default() });
+    assert!(html.contains("Small pictures of 6 of 6 prompts do not fit into the page"));
+    assert!(block(&html, "strips").trim().is_empty());
+    assert_eq!(gallery(&html)["items"].as_array().unwrap().len(), 6, "no prompt is left out");
+    let html = render_as(&context, &Config { page_budget: 1, pictures: Place::Inside, ..Config::default() });
+    assert!(html.contains("36 pictures in full size do not fit"));
 }
 
 #[test]
@@ -270,17 +233,6 @@ fn what_did_not_run_is_said_and_has_no_number() {
 }
 
 #[test]
-fn a_small_budget_shows_fewer_prompts_and_says_so() {
-    let folder = tempfile::tempdir().unwrap();
-    let context = run_below(folder.path());
-    let config = Config { picture_budget: 1, ..Config::default() };
-    let outputs = report::run(&config, &context).unwrap();
-    let html = std::fs::read_to_string(outputs.page).unwrap();
-    assert_eq!(html.matches("<article").count(), 1);
-    assert!(html.contains("1 of 6 prompts fit into this page") && html.contains("5 prompts have images that this page does not show"));
-}
-
-#[test]
 fn the_list_of_reports_links_every_report() {
     let folder = tempfile::tempdir().unwrap();
     let context = run_below(folder.path());
@@ -296,7 +248,122 @@ fn the_list_of_reports_links_every_report() {
 fn a_run_without_scores_says_which_stage_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let context = RunContext::below(folder.path(), "synthetic", folder.path().into(), 1);
-    write_generated(&context, "teacher");
+    write_generated(&context, "teacher", &prompts(), &|i, path| std::fs::write(path, picture(i as u32)).unwrap());
     let error = report::run(&Config::default(), &context).unwrap_err();
     assert!(error.hint().is_some_and(|hint| hint.contains("evaluate")), "{error}");
+}
+
+#[test]
+fn metrics_that_are_missing_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = run_below(folder.path());
+    SummaryRow::write(&context.evaluation().join("summary.parquet"), &[]).unwrap();
+    ScoreRow::write(&context.evaluation().join("scores.parquet"), &[]).unwrap();
+    let html = render(&context);
+    assert!(html.contains("Composition: not measured in this run.") && html.contains("Not part of this report: text rendering"));
+    assert!(html.contains("Encoder base has images, but no scores"));
+    assert!(html.contains("the ceilings of the judges are not known"));
+    assert_eq!(gallery(&html)["items"].as_array().unwrap().len(), 6);
+}
+
+#[test]
+fn one_encoder_alone_gives_a_page_that_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = RunContext::below(folder.path(), "alone", folder.path().into(), 1);
+    let prompts = prompts();
+    write_generated(&context, "teacher", &prompts, &|i, path| std::fs::write(path, picture(i as u32)).unwrap());
+    write_evaluation(&context, &["teacher"], &prompts);
+    let html = render(&context);
+    assert!(html.contains("No student was generated"));
+    assert!(html.contains("No pair of a vision-based and a naive student"));
+    assert_eq!(gallery(&html)["encoders"], serde_json::json!(["teacher"]));
+}
+
+#[test]
+fn no_image_at_all_gives_a_page_that_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = RunContext::below(folder.path(), "empty", folder.path().into(), 1);
+    SampleRow::write(&context.samples("teacher").join("samples.parquet"), &[]).unwrap();
+    write_evaluation(&context, &[], &[]);
+    let html = render(&context);
+    assert!(html.contains("No image was generated") && html.contains("There are no images: none was generated."));
+    assert!(!html.contains("id=\"viewer\""));
+}
+
+fn question(a: &str, b: &str, pairs: usize) -> Question {
+    Question { encoders: [a.into(), b.into()], pairs, checks: 2 }
+}
+
+#[test]
+fn a_preference_page_holds_every_pair_once_and_its_own_hash() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = run_below(folder.path());
+    let page = preference::run(&question("teacher", "base", 4), &context).unwrap();
+    assert_eq!(page, context.reports.join("preference-teacher-base.html"));
+    let html = std::fs::read_to_string(page).unwrap();
+    let json = block(&html, "pairs").replace("\\u003c", "<");
+    let data: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(data["encoders"], serde_json::json!(["teacher", "base"]));
+    let ids: Vec<&str> = data["pairs"].as_array().unwrap().iter().map(|pair| pair["pair"].as_str().unwrap()).collect();
+    let distinct: std::collections::BTreeSet<&str> = ids.iter().copied().collect();
+    assert_eq!((ids.len(), distinct.len()), (4, 4));
+    assert_eq!(data["checks"].as_array().unwrap().len(), 2);
+    // Two pictures of every pair, whole and shuffled of every check.
+    assert_eq!(block(&html, "pictures").lines().count(), 12);
+    let hash = sha256_bytes(format!("{json}\n{}", block(&html, "pictures")).as_bytes());
+    assert!(html.contains(&format!("data-page=\"{hash}\"")));
+    // What is shown before a choice names no encoder.
+    let title = html.split("</title>").next().unwrap();
+    assert!(!title.contains("teacher") && !title.contains("base"));
+    assert!(!html.contains("<script>alert"));
+}
+
+#[test]
+fn a_question_that_cannot_be_asked_is_refused_with_a_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = run_below(folder.path());
+    for (question, message, hint) in [
+        (question("teacher", "huge", 4), "`huge` has no images", "base"),
+        (question("base", "base", 4), "compared with itself", "two encoders"),
+        (question("teacher", "base", 0), "needs pairs", "--pairs"),
+    ] {
+        let error = preference::run(&question, &context).unwrap_err();
+        assert!(error.to_string().contains(message) && error.hint().is_some_and(|text| text.contains(hint)), "{error}");
+    }
+}
+
+#[test]
+fn the_form_of_the_page_is_the_committed_one() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_snapshot("report.txt", &skeleton(&render(&run_below(folder.path()))));
+}
+
+#[test]
+fn the_figures_are_the_committed_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let html = render(&run_below(folder.path()));
+    let figures: Vec<&str> =
+        html.match_indices("<svg role=\"img\"").map(|(at, _)| &html[at..at + html[at..].find("</svg>").unwrap() + 6]).collect();
+    assert_snapshot("figures.txt", &figures.join("\n"));
+}
+
+/// Writes the pages that `tests/browser/*.mjs` look at.
+#[test]
+#[ignore = "for the browser: set SCALEDOWN_PAGES to the folder that the pages go to"]
+fn pages_for_the_browser() {
+    let folder = std::env::var("SCALEDOWN_PAGES").expect("SCALEDOWN_PAGES names a folder");
+    let context = run_below(std::path::Path::new(&folder));
+    let card = format!("# Card\n\n| prompts |\n|---|\n| {} |\n\n* {}\n", HOSTILE[0], HOSTILE.join("\n* "));
+    write_bytes(&context.built.join("data-card.md"), card.as_bytes()).unwrap();
+    render(&context);
+    preference::run(&question("teacher", "base", 6), &context).unwrap();
+}
+
+/// Writes a run of 2,000 prompts and five encoders, to be opened in a browser after
+/// `scaledown report --pipeline smoke --root DIR`. Its pictures are noisy, so that they compress no better than real ones.
+#[test]
+#[ignore = "for the browser: set SCALEDOWN_LARGE_RUN to the folder that the run goes to"]
+fn a_large_run() {
+    let root = std::env::var("SCALEDOWN_LARGE_RUN").expect("SCALEDOWN_LARGE_RUN names a folder");
+    synthetic::write_large_run(std::path::Path::new(&root), 2000, 256);
 }

@@ -21,7 +21,7 @@ use crate::models::{TextEncoder, autoencoder::Autoencoder, flux::Flux};
 use crate::nn::finite::check_finite;
 use crate::run::context::RunContext;
 use crate::run::progress::Progress;
-use crate::run::results::SampleRow;
+use crate::run::results::{SampleRow, TOKENS, TokenRow};
 use crate::run::{files, interrupt, rng};
 
 /// What is sampled, and how.
@@ -96,6 +96,7 @@ pub fn run(config: &Config, teacher: &TeacherConfig, encoder: &str, context: &Ru
         if !path.exists() {
             painter.write_embeddings(&prompts, config.batch, &path)?;
         }
+        painter.write_tokens(&prompts, &folder.join(TOKENS))?;
         painter.paint_all(&rows, config.batch, context.seed, &folder)?;
         Some(path)
     };
@@ -202,7 +203,7 @@ fn keep_only_images_of(recipe: &str, folder: &Path, force: bool) -> Result<()> {
     let digest = files::sha256_bytes(recipe.as_bytes());
     let same = std::fs::read_to_string(&stamp).is_ok_and(|earlier| earlier == digest);
     if !same || force {
-        for name in ["samples.parquet", "embeddings.safetensors", "recipe.sha256"] {
+        for name in ["samples.parquet", "embeddings.safetensors", TOKENS, "recipe.sha256"] {
             let path = folder.join(name);
             if path.exists() {
                 std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
@@ -285,6 +286,19 @@ impl Painter {
         )
         .map_err(|error| Error::format("safetensors file", path, error))?;
         files::write_bytes(path, &bytes)
+    }
+
+    /// Writes what the encoder is given of each prompt; what does not fit is cut from the end.
+    fn write_tokens(&self, prompts: &[PromptRow], path: &Path) -> Result<()> {
+        let mut rows = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            let (pieces, length) = self.prompts.pieces(&prompt.prompt)?;
+            // A cut text keeps its end piece, which then stands where another piece was.
+            let kept = pieces.len().min(length) as u64;
+            let pieces = serde_json::to_string(&pieces).map_err(|error| Error::Invalid(format!("pieces as JSON: {error}")))?;
+            rows.push(TokenRow { prompt_id: prompt.prompt_id, pieces, kept, length: length as u64 });
+        }
+        TokenRow::write(path, &rows)
     }
 
     /// Samples, decodes and writes the images of all rows; chunks whose files all exist are left as they are.

@@ -114,6 +114,10 @@ pub struct Config {
     /// Pixels of the trajectories' images; the teacher's where absent. The paper mixes 512 and 1024.
     #[serde(default)]
     pub resolution: Option<usize>,
+    /// Seed of prompt order, noise, guidance, dropout and random initial weights; the pipeline's where absent. Students that differ
+    /// in nothing else show how much a training varies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     pub datasets: Vec<Source>,
     /// Updates between two checkpoints.
     #[serde(default = "checkpoint_every")]
@@ -191,7 +195,7 @@ impl Config {
         let encoder = T5Config::preset(&self.preset)?;
         let config = StudentConfig { encoder, projection_hidden, text_width, dropout: self.dropout };
         let load = |path: PathBuf| Weights::load(&path, DType::F32, &Device::Cpu);
-        let random = Weights::initial(context.seed, DType::F32, &Device::Cpu);
+        let random = Weights::initial(self.seed(context), DType::F32, &Device::Cpu);
         match &self.init {
             Initialisation::Random => Student::new(&config, &random),
             Initialisation::Encoder(file) => {
@@ -232,6 +236,11 @@ impl Config {
         files
     }
 
+    /// Seed of the training.
+    pub fn seed(&self, context: &RunContext) -> u64 {
+        self.seed.unwrap_or(context.seed)
+    }
+
     /// SHA-256 of everything the trained weights depend on; how often checkpoints are written is not part of it.
     pub fn fingerprint(&self, teacher: &TeacherConfig, pool: &[PoolPrompt], context: &RunContext) -> Result<String> {
         let config = Self { checkpoint_every: 1, ..self.clone() };
@@ -250,6 +259,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn config(extra: &str) -> std::result::Result<Config, toml::de::Error> {
@@ -263,6 +274,14 @@ mod tests {
         assert_eq!(config.guidance, [2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0]);
         assert_eq!((config.batch, config.steps, config.datasets[0].repeat), (32, 20, 1));
         assert_eq!(config.objective, Objective::Vision);
+    }
+
+    #[test]
+    fn a_seed_of_its_own_replaces_the_pipelines_and_its_absence_changes_no_file() {
+        let context = RunContext::below(Path::new("."), "mini", "pipelines/mini".into(), 7);
+        let (plain, seeded) = (config("").unwrap(), config("seed = 11").unwrap());
+        assert_eq!((plain.seed(&context), seeded.seed(&context)), (7, 11));
+        assert!(!serde_json::to_string(&plain).unwrap().contains("seed"));
     }
 
     #[test]

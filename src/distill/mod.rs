@@ -87,7 +87,7 @@ pub fn run(config: &Config, teacher: &TeacherConfig, context: &RunContext) -> Re
         Objective::Naive | Objective::None => None,
     };
     let identity = Identity {
-        seed,
+        seed: config.seed(context),
         fingerprint: config.fingerprint(&teacher, &pool, context)?,
         teacher: (teacher.text_encoder.preset.clone(), text_encoder.count() as u64),
         token_length: teacher.token_length,
@@ -101,7 +101,7 @@ pub fn run(config: &Config, teacher: &TeacherConfig, context: &RunContext) -> Re
     if context.force {
         checkpoint::remove(&folder)?;
     }
-    let mut order = PromptOrder::new(pool, seed)?;
+    let mut order = PromptOrder::new(pool, identity.seed)?;
     distil(config, &identity, student, &frozen, &mut order, &folder, &mut |_| Ok(interrupt::requested()))
 }
 

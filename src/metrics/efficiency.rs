@@ -5,8 +5,8 @@ use std::time::Instant;
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-use crate::metrics::stats;
 use crate::models::TextEncoder;
+use crate::stats;
 
 /// Runs thrown away before the clock counts: caches and thread pools fill.
 const WARM_UP: usize = 3;

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::metrics::efficiency::{bytes, encode_latency};
 use crate::metrics::embeddings::spread;
 use crate::metrics::evaluate::{Config, Group, ImageSet};
-use crate::metrics::summary::{ALL, Comparison};
+use crate::metrics::summary::{self, Comparison};
 use crate::metrics::tsne;
 use crate::models::TextEncoder;
 use crate::models::card::{REAL, STUDENT_CARD, StudentCard, TEACHER};
@@ -19,13 +19,17 @@ use crate::models::tokenizer::Tokenizer;
 use crate::models::weights::read_safetensors;
 use crate::nn::param::Parameters;
 use crate::run::context::RunContext;
-use crate::run::evaluation::{Skipped, TsneRow};
+use crate::run::evaluation::{ScalingRow, Skipped, TsneRow};
 use crate::run::interrupt;
 use crate::run::progress::Progress;
 use crate::run::results::{SampleRow, SummaryRow};
+use crate::stats::scores::{ALL, ScoreTable};
 
 /// File of the mean-pooled text embeddings, beside the sample table; its one tensor is `text` `[n, D]`.
 const EMBEDDINGS: &str = "embeddings.safetensors";
+
+/// The metric that counts an encoder's weights without projection.
+const WEIGHTS: &str = "parameters_encoder";
 
 /// Every student against the teacher, against its untrained twin and, where it was distilled through the denoiser,
 /// against its naive twins (same architecture).
@@ -92,6 +96,28 @@ impl Gathered<'_> {
         if wants_map { self.map(&embedded) } else { Ok(Vec::new()) }
     }
 
+    /// Scores over sizes of the teacher and the students distilled through the denoiser, whose weights were counted.
+    pub fn scaling_laws(&mut self, scores: &ScoreTable, context: &RunContext) -> Result<Vec<ScalingRow>> {
+        let mut weights: Vec<(&str, f64)> = Vec::new();
+        for row in self.summary.iter().filter(|row| row.metric == WEIGHTS) {
+            let through_denoiser = card(&row.encoder, context)?.is_some_and(|card| card.objective == "vision");
+            if row.encoder == TEACHER || through_denoiser {
+                weights.push((&row.encoder, row.value));
+            }
+        }
+        let sizes: BTreeSet<u64> = weights.iter().map(|(_, weights)| weights.to_bits()).collect();
+        if sizes.len() < 3 {
+            let found = weights.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+            let reason = format!(
+                "a line with an interval needs three sizes of the teacher and students distilled through the denoiser, found {}: {found}",
+                sizes.len()
+            );
+            self.skip("scaling law", None, &reason);
+            return Ok(Vec::new());
+        }
+        summary::scaling_laws(scores, &weights, &self.config.bootstrap)
+    }
+
     fn efficiency(&mut self, sets: &[&ImageSet], teacher: &TeacherConfig, context: &RunContext) -> Result<()> {
         let tokenizer = context.pipeline.join(&teacher.tokenizer);
         if !tokenizer.is_file() {
@@ -125,7 +151,7 @@ impl Gathered<'_> {
             let value = value as f64;
             row(encoder, metric, [value, value, value], 1, (unit, "lower"), protocol)
         };
-        self.summary.push(exact("parameters_encoder", alone, "weights", "counted, without projection"));
+        self.summary.push(exact(WEIGHTS, alone, "weights", "counted, without projection"));
         self.summary.push(exact("parameters", with_projection, "weights", "counted, with projection"));
         self.summary.push(exact("bytes_f32", bytes(with_projection, 4), "bytes", "4 bytes a weight, with projection"));
         self.summary.push(exact("bytes_bf16", bytes(with_projection, 2), "bytes", "2 bytes a weight, with projection"));

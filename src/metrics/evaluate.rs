@@ -13,8 +13,7 @@ use crate::metrics::compbench::Task;
 use crate::metrics::experts::{self, Found};
 use crate::metrics::frechet::{Distance, Moments, PromptFeatures, Reference};
 use crate::metrics::ocr::{self, TargetText};
-use crate::metrics::stats::{Bootstrap, Estimate};
-use crate::metrics::summary::{self, Comparison};
+use crate::metrics::summary::{self, Comparison, Methods};
 use crate::metrics::{encoders, tsne};
 use crate::mini::reader::Reader;
 use crate::mini::scene::Scene;
@@ -23,10 +22,13 @@ use crate::models::ocr::OcrsReader;
 use crate::models::teacher::TeacherConfig;
 use crate::models::{Detector, TextReader, Vqa};
 use crate::run::context::RunContext;
-use crate::run::evaluation::{Skipped, write_skipped};
+use crate::run::evaluation::{ComparisonRow, ScalingRow, Skipped, write_skipped};
 use crate::run::progress::Progress;
 use crate::run::results::{SampleRow, ScoreRow, SummaryRow};
 use crate::run::{files, interrupt};
+use crate::stats::comparison::{self, Subject, Tests, compare_normal};
+use crate::stats::scores::{ALL, COMPOSITION, ScoreTable};
+use crate::stats::{Bootstrap, Estimate};
 
 /// Images scored between two looks at Ctrl-C.
 const BATCH: usize = 16;
@@ -55,6 +57,8 @@ impl Group {
 pub struct Config {
     pub metrics: Vec<Group>,
     pub bootstrap: Bootstrap,
+    /// Significance and equivalence of differences.
+    pub tests: Tests,
     /// Resamples of the Fréchet distance; each costs an eigenvalue problem of the feature width.
     pub frechet_resamples: usize,
     pub experts: experts::Config,
@@ -69,6 +73,7 @@ impl Default for Config {
             // Whatever can run; what cannot says why.
             metrics: Group::ALL.to_vec(),
             bootstrap: Bootstrap::default(),
+            tests: Tests::default(),
             // The 2.5 % point of 400 has 10 draws beyond it, and eight encoders take seconds.
             frechet_resamples: 400,
             experts: experts::Config::default(),
@@ -84,6 +89,8 @@ impl Default for Config {
 pub struct Outputs {
     pub scores: PathBuf,
     pub summary: PathBuf,
+    pub comparisons: PathBuf,
+    pub scaling: PathBuf,
     /// Absent where no map was made.
     pub tsne: Option<PathBuf>,
     pub skipped: PathBuf,
@@ -98,14 +105,18 @@ pub struct ImageSet {
 
 /// Scores the images of every encoder below `runs/<name>/generate`.
 pub fn run(config: &Config, teacher: &TeacherConfig, context: &RunContext) -> Result<Outputs> {
+    config.tests.check()?;
     let sets = read_image_sets(&context.runs.join("generate"))?;
-    let mut results = Results { config, scores: Vec::new(), summary: Vec::new(), skipped: Vec::new() };
+    let mut results = Results { config, scores: Vec::new(), summary: Vec::new(), comparisons: Vec::new(), skipped: Vec::new() };
     let names: Vec<&str> = sets.iter().map(|set| set.encoder.as_str()).filter(|&name| name != REAL).collect();
     let comparisons = encoders::comparisons(&names, context)?;
 
     let judges = Judges::load(config, &context.pipeline, &mut results.skipped)?;
     let features = results.score_images(&judges, &sets)?;
-    results.summary.extend(summary::summarise(&results.scores, &comparisons, &config.bootstrap)?);
+    let scores = ScoreTable::new(&results.scores)?;
+    let numbers = summary::summarise(&scores, &comparisons, Methods { bootstrap: &config.bootstrap, tests: &config.tests })?;
+    results.summary.extend(numbers.summary);
+    results.comparisons.extend(numbers.comparisons);
     if config.metrics.contains(&Group::Frechet) {
         match &judges.clip {
             Ok(clip) => results.add_frechet(&features, &comparisons, &clip.protocol)?,
@@ -114,16 +125,22 @@ pub fn run(config: &Config, teacher: &TeacherConfig, context: &RunContext) -> Re
     }
     let mut gathered = encoders::Gathered { config, summary: results.summary, skipped: results.skipped };
     let places = gathered.measure(&sets, teacher, context)?;
+    let scaling = gathered.scaling_laws(&scores, context)?;
+    comparison::correct(&mut results.comparisons, &config.tests);
 
     let folder = context.evaluation();
     let outputs = Outputs {
         scores: folder.join("scores.parquet"),
         summary: folder.join("summary.parquet"),
+        comparisons: folder.join("comparisons.parquet"),
+        scaling: folder.join("scaling.parquet"),
         tsne: (!places.is_empty()).then(|| folder.join("tsne.parquet")),
         skipped: folder.join("skipped.json"),
     };
     ScoreRow::write(&outputs.scores, &results.scores)?;
     SummaryRow::write(&outputs.summary, &gathered.summary)?;
+    ComparisonRow::write(&outputs.comparisons, &results.comparisons)?;
+    ScalingRow::write(&outputs.scaling, &scaling)?;
     if let Some(path) = &outputs.tsne {
         crate::run::evaluation::TsneRow::write(path, &places)?;
     }
@@ -193,6 +210,7 @@ struct Results<'a> {
     config: &'a Config,
     scores: Vec<ScoreRow>,
     summary: Vec<SummaryRow>,
+    comparisons: Vec<ComparisonRow>,
     skipped: Vec<Skipped>,
 }
 
@@ -224,7 +242,7 @@ impl Results<'_> {
                         }
                     }
                     for (row, embedding) in batch.iter().zip(embeddings) {
-                        for scope in [summary::ALL, row.dataset.as_str()] {
+                        for scope in [ALL, row.dataset.as_str()] {
                             grouped.entry(scope.into()).or_default().entry(row.prompt_id).or_default().push(embedding.clone());
                         }
                     }
@@ -236,7 +254,7 @@ impl Results<'_> {
                         if Task::has_rule(&row.category) {
                             self.score_composition(row, image, &reader.model, &reader.protocol)?;
                         } else if without_rule.insert(row.category.clone()) {
-                            let metric = format!("{}{}", summary::COMPOSITION, row.category);
+                            let metric = format!("{}{}", COMPOSITION, row.category);
                             self.skip(&metric, None, "no rule for this category is implemented");
                         }
                     }
@@ -267,7 +285,7 @@ impl Results<'_> {
         };
         let scored = task.score(image, reader, reader)?;
         let detail = to_json(&scored.evidence)?;
-        self.push(row, &format!("{}{}", summary::COMPOSITION, row.category), 100.0 * scored.score, Some(detail), protocol)
+        self.push(row, &format!("{}{}", COMPOSITION, row.category), 100.0 * scored.score, Some(detail), protocol)
     }
 
     fn score_text(&mut self, row: &SampleRow, target: &str, lines: &[String], protocol: &str) -> Result<()> {
@@ -307,7 +325,7 @@ impl Results<'_> {
             return Ok(());
         };
         // A run with one prompt set would give the same numbers under two names.
-        let scopes: Vec<&String> = real.keys().filter(|scope| real.len() > 2 || *scope == summary::ALL).collect();
+        let scopes: Vec<&String> = real.keys().filter(|scope| real.len() > 2 || *scope == ALL).collect();
         for scope in scopes {
             let (rows, width) = (real[scope].iter().flat_map(|prompt| &prompt.rows), real[scope][0].rows[0].len());
             let moments = Moments::of(rows.map(Vec::as_slice), width)?;
@@ -343,8 +361,12 @@ impl Results<'_> {
             self.summary.extend(distances.iter().map(|(encoder, distance)| row(encoder, None, distance.estimate(&bootstrap))));
             for Comparison { encoder, versus, .. } in comparisons {
                 let pair = distances.get(encoder.as_str()).zip(distances.get(versus.as_str()));
-                let difference = pair.and_then(|(own, other)| own.minus(other, &bootstrap));
-                self.summary.extend(difference.map(|difference| row(encoder, Some(versus), difference)));
+                let Some((difference, error)) = pair.and_then(|(own, other)| own.minus(other, &bootstrap)) else { continue };
+                let reported = row(encoder, Some(versus), difference);
+                let SummaryRow { metric, unit, direction, protocol, .. } = &reported;
+                let subject = Subject { encoder, versus, metric, scope, unit, direction, protocol };
+                self.comparisons.push(compare_normal(subject, difference, error, &self.config.tests));
+                self.summary.push(reported);
             }
         }
         Ok(())

@@ -6,7 +6,7 @@
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use crate::error::{Error, Result};
-use crate::metrics::stats::{self, Bootstrap, Estimate, Resampling};
+use crate::stats::{self, Bootstrap, Estimate, Resampling};
 
 /// The features of one prompt's images.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,11 +55,24 @@ impl Distance {
         interval(self.value, self.samples.clone(), self, bootstrap)
     }
 
-    /// This distance minus another one of the same prompts; `None` where the prompts differ.
-    pub fn minus(&self, other: &Self, bootstrap: &Bootstrap) -> Option<Estimate> {
-        let differences = self.samples.iter().zip(&other.samples).map(|(own, other)| own - other).collect();
-        (self.prompts == other.prompts && self.n == other.n).then(|| interval(self.value - other.value, differences, self, bootstrap))
+    /// This distance minus another one of the same prompts, with the standard deviation of the resampled differences; `None` where
+    /// the prompts differ.
+    pub fn minus(&self, other: &Self, bootstrap: &Bootstrap) -> Option<(Estimate, f64)> {
+        let differences: Vec<f64> = self.samples.iter().zip(&other.samples).map(|(own, other)| own - other).collect();
+        let spread = standard_deviation(&differences);
+        let estimate = || interval(self.value - other.value, differences, self, bootstrap);
+        (self.prompts == other.prompts && self.n == other.n).then(|| (estimate(), spread))
     }
+}
+
+/// With the divisor n − 1; infinite for fewer than two numbers.
+fn standard_deviation(values: &[f64]) -> f64 {
+    let n = values.len() as f64;
+    if n < 2.0 {
+        return f64::INFINITY;
+    }
+    let mean = values.iter().sum::<f64>() / n;
+    (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt()
 }
 
 fn interval(value: f64, mut samples: Vec<f64>, of: &Distance, bootstrap: &Bootstrap) -> Estimate {
@@ -272,8 +285,8 @@ mod tests {
         let estimate = distance.estimate(&bootstrap);
         assert!((estimate.value - 0.664319123569).abs() < 1e-10 && estimate.n == 64);
         assert!(estimate.low < estimate.value && estimate.value < estimate.high, "{estimate:?}");
-        let same = distance.minus(&distance, &bootstrap).unwrap();
-        assert!(same.value == 0.0 && same.low == 0.0 && same.high == 0.0);
+        let (same, error) = distance.minus(&distance, &bootstrap).unwrap();
+        assert!(same.value == 0.0 && same.low == 0.0 && same.high == 0.0 && error == 0.0);
         assert!(distance.minus(&Distance::to(&real, &prompts(&g[1..]), &bootstrap).unwrap(), &bootstrap).is_none());
     }
 

@@ -10,6 +10,5 @@ pub mod evaluate;
 pub mod experts;
 pub mod frechet;
 pub mod ocr;
-pub mod stats;
 pub mod summary;
 pub mod tsne;

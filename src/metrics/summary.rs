@@ -1,28 +1,18 @@
-//! From one row per image and metric to reported numbers: plain means, paired differences and shares of the teacher's
-//! score, each over every scope that has more than itself to say.
+//! From one row per image and metric to reported numbers: plain means, tested paired differences, shares of the teacher's
+//! score and scaling laws, each over every scope that has more than itself to say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::metrics::stats::{self, Bootstrap, Estimate, Observation};
-use crate::run::results::{ScoreRow, SummaryRow};
+use crate::run::evaluation::{ComparisonRow, ScalingRow};
+use crate::run::results::SummaryRow;
+use crate::stats::comparison::{Subject, Tests, compare_pairs};
+use crate::stats::line::{self, Sized};
+use crate::stats::scores::{ALL, ScoreTable, Values, paired_strata, plain, unit_and_direction};
+use crate::stats::{self, Bootstrap, Estimate};
 
-/// Prefix of the per-category compositional metrics; their category means are averaged into one number.
-pub const COMPOSITION: &str = "compbench_";
-/// The average over the compositional categories.
-pub const COMPOSITION_MEAN: &str = "compbench";
 /// Prefix of the name of a metric as a share of the teacher's.
 pub const RETENTION: &str = "retention_";
-/// Scope of a number over everything the metric applies to.
-pub const ALL: &str = "all";
-
-/// How the values of a metric are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Mean,
-    /// Every value is 0 or 100.
-    Proportion,
-}
 
 /// Two encoders whose images are compared pair by pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,184 +23,160 @@ pub struct Comparison {
     pub retention: bool,
 }
 
-/// All summary rows of the per-image scores.
+/// How numbers are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Methods<'a> {
+    pub bootstrap: &'a Bootstrap,
+    pub tests: &'a Tests,
+}
+
+/// The numbers of a run.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    pub summary: Vec<SummaryRow>,
+    /// Tested, not yet corrected: the table is not complete.
+    pub comparisons: Vec<ComparisonRow>,
+}
+
+/// All numbers of the per-image scores.
 ///
 /// # Errors
-/// One metric of one encoder under two protocols, a metric nobody declared, a non-finite score.
-pub fn summarise(scores: &[ScoreRow], comparisons: &[Comparison], bootstrap: &Bootstrap) -> Result<Vec<SummaryRow>> {
-    let mut table = Table { rows: Vec::new(), comparisons, bootstrap };
-    let by_metric = group_by_metric(scores)?;
-    for (metric, encoders) in &by_metric {
-        for scope in scopes(encoders) {
-            let strata_of = |encoder: &str| encoders.get(encoder).map(|scored| vec![scored.in_scope(&scope)]);
-            table.add(metric, &scope, encoders, &strata_of)?;
+/// Two encoders under different protocols, a metric nobody declared.
+pub fn summarise(scores: &ScoreTable, comparisons: &[Comparison], methods: Methods) -> Result<Numbers> {
+    let mut numbers = Numbers::default();
+    for (metric, scopes) in scores.metrics_and_scopes() {
+        for scope in scopes {
+            numbers.add_values(scores, &metric, &scope, methods)?;
+            for comparison in comparisons {
+                numbers.add_comparison(scores, &metric, &scope, comparison, methods)?;
+            }
         }
     }
-    let composition: Vec<&BTreeMap<String, Scored>> =
-        by_metric.iter().filter(|(metric, _)| metric.starts_with(COMPOSITION)).map(|(_, encoders)| encoders).collect();
-    if composition.len() > 1 {
-        let strata_of = |encoder: &str| {
-            // An encoder that lacks a category has no average over the categories.
-            composition.iter().map(|encoders| encoders.get(encoder).map(|scored| scored.in_scope(ALL))).collect::<Option<Vec<_>>>()
-        };
-        table.add(COMPOSITION_MEAN, ALL, composition[0], &strata_of)?;
-    }
-    Ok(table.rows)
+    Ok(numbers)
 }
 
-/// Unit and direction of a per-image metric.
-pub fn unit_and_direction(metric: &str) -> Result<(&'static str, &'static str)> {
-    match metric {
-        "clip_score" => Ok(("100·cos", "higher")),
-        "ocr_nothing_read" => Ok(("%", "lower")),
-        COMPOSITION_MEAN => Ok(("%", "higher")),
-        _ if metric.starts_with(COMPOSITION) || metric.starts_with("ocr_") => Ok(("%", "higher")),
-        _ => Err(Error::Invalid(format!("metric `{metric}` has no declared unit; known: clip_score, compbench_*, ocr_*"))),
-    }
-}
-
-fn kind(metric: &str, strata: &[Values]) -> Kind {
-    let binary = metric.starts_with("ocr_") && strata.len() == 1 && strata[0].values().all(|&value| value == 0.0 || value == 100.0);
-    if binary { Kind::Proportion } else { Kind::Mean }
-}
-
-/// Prompt set, prompt, image index → value; one prompt may stand in two sets.
-type Values = BTreeMap<(String, u64, u64), f64>;
-
-/// The scores of one metric and one encoder.
-struct Scored {
-    protocol: String,
-    /// Scope → values; `all`, prompt sets and categories.
-    scopes: BTreeMap<String, Values>,
-}
-
-impl Scored {
-    fn in_scope(&self, scope: &str) -> Values {
-        self.scopes.get(scope).cloned().unwrap_or_default()
-    }
-}
-
-/// Metrics in order of appearance, each with its encoders.
-fn group_by_metric(scores: &[ScoreRow]) -> Result<Vec<(String, BTreeMap<String, Scored>)>> {
-    let mut by_metric: Vec<(String, BTreeMap<String, Scored>)> = Vec::new();
-    for row in scores {
-        let at = by_metric.iter().position(|(metric, _)| *metric == row.metric).unwrap_or_else(|| {
-            by_metric.push((row.metric.clone(), BTreeMap::new()));
-            by_metric.len() - 1
-        });
-        let scored = by_metric[at]
-            .1
-            .entry(row.encoder.clone())
-            .or_insert_with(|| Scored { protocol: row.protocol.clone(), scopes: BTreeMap::new() });
-        if scored.protocol != row.protocol {
-            let (metric, encoder) = (&row.metric, &row.encoder);
-            return Err(Error::Invalid(format!(
-                "metric `{metric}` of `{encoder}` mixes the protocols `{}` and `{}`",
-                scored.protocol, row.protocol
-            )));
-        }
-        let names = BTreeSet::from([ALL, row.dataset.as_str(), row.category.as_str()]);
-        for scope in names {
-            scored.scopes.entry(scope.to_owned()).or_default().insert((row.dataset.clone(), row.prompt_id, row.image_idx), row.value);
-        }
-    }
-    Ok(by_metric)
-}
-
-/// `all`, and every prompt set or category that is not the same images under another name.
-fn scopes(encoders: &BTreeMap<String, Scored>) -> Vec<String> {
-    let Some(first) = encoders.values().next() else { return Vec::new() };
-    let mut chosen: Vec<String> = vec![ALL.into()];
-    for scope in encoders.values().flat_map(|scored| scored.scopes.keys()).collect::<BTreeSet<_>>() {
-        let keys = |name: &str| first.scopes.get(name).map(|values| values.keys().collect::<Vec<_>>());
-        if !chosen.contains(scope) && !chosen.iter().any(|other| keys(other) == keys(scope)) {
-            chosen.push(scope.clone());
-        }
-    }
-    chosen
-}
-
-/// The rows so far, and what every row is made with.
-struct Table<'a> {
-    rows: Vec<SummaryRow>,
-    comparisons: &'a [Comparison],
-    bootstrap: &'a Bootstrap,
-}
-
-/// The strata of an encoder's values; `None` where it lacks one.
-type StrataOf<'a> = &'a dyn Fn(&str) -> Option<Vec<Values>>;
-
-impl Table<'_> {
-    /// Adds a metric's rows of one scope.
-    fn add(&mut self, metric: &str, scope: &str, encoders: &BTreeMap<String, Scored>, strata_of: StrataOf) -> Result<()> {
-        let (unit, direction) = unit_and_direction(metric)?;
-        let row = |encoder: &str, name: String, versus: Option<&str>, estimate: Estimate| SummaryRow {
-            encoder: encoder.into(),
-            unit: if name.starts_with(RETENTION) { format!("% of {}", versus.unwrap_or_default()) } else { unit.into() },
-            metric: name,
-            scope: scope.into(),
-            versus: versus.map(str::to_owned),
-            value: estimate.value,
-            ci_low: estimate.low,
-            ci_high: estimate.high,
-            n: estimate.n,
-            direction: direction.into(),
-            protocol: protocol(metric, &encoders[encoder].protocol),
-        };
-        let strata = |encoder: &str| strata_of(encoder).filter(|strata| strata.iter().all(|values| !values.is_empty()));
-        for encoder in encoders.keys() {
-            let Some(strata) = strata(encoder) else { continue };
-            let estimate = match kind(metric, &strata) {
-                Kind::Proportion => stats::proportion(&plain(&strata[0]), 100.0, self.bootstrap)?,
-                Kind::Mean => stats::ratio_of_means(&strata.iter().map(plain).collect::<Vec<_>>(), self.bootstrap)?,
+impl Numbers {
+    fn add_values(&mut self, scores: &ScoreTable, metric: &str, scope: &str, Methods { bootstrap, .. }: Methods) -> Result<()> {
+        for encoder in scores.encoders(metric) {
+            let Some(strata) = scores.strata(metric, scope, encoder) else { continue };
+            let estimate = if is_proportion(metric, &strata) {
+                stats::proportion(&plain(&strata[0]), 100.0, bootstrap)?
+            } else {
+                stats::ratio_of_means(&strata.iter().map(plain).collect::<Vec<_>>(), bootstrap)?
             };
-            self.rows.push(row(encoder, metric.into(), None, estimate));
+            self.summary.push(row(scores, (metric, scope), encoder, None, estimate)?);
         }
-        for Comparison { encoder, versus, retention } in self.comparisons {
-            let (Some(own), Some(other)) = (strata(encoder), strata(versus)) else { continue };
-            if encoders[encoder].protocol != encoders[versus].protocol {
-                return Err(Error::Invalid(format!("`{encoder}` and `{versus}` were scored under different protocols for `{metric}`")));
-            }
-            let pairs: Vec<Vec<Observation>> = own.iter().zip(&other).map(|(own, other)| paired(own, other)).collect();
-            if pairs.iter().any(Vec::is_empty) {
-                continue;
-            }
-            let differences: Vec<Vec<Observation>> = pairs
-                .iter()
-                .map(|stratum| stratum.iter().map(|pair| Observation::plain(pair.cluster, pair.value - pair.denominator)).collect())
-                .collect();
-            self.rows.push(row(encoder, metric.into(), Some(versus), stats::ratio_of_means(&differences, self.bootstrap)?));
-            let reference: f64 = pairs.iter().flatten().map(|pair| pair.denominator).sum();
-            if *retention && direction == "higher" && reference > 0.0 {
-                let share = stats::ratio_of_means(&pairs, self.bootstrap)?;
-                let percent = Estimate { value: 100.0 * share.value, low: 100.0 * share.low, high: 100.0 * share.high, ..share };
-                self.rows.push(row(encoder, format!("{RETENTION}{metric}"), Some(versus), percent));
-            }
+        Ok(())
+    }
+
+    fn add_comparison(&mut self, scores: &ScoreTable, metric: &str, scope: &str, of: &Comparison, methods: Methods) -> Result<()> {
+        let Comparison { encoder, versus, retention } = of;
+        let strata = |encoder: &str| scores.strata(metric, scope, encoder);
+        let Some(pairs) = strata(encoder).zip(strata(versus)).and_then(|(own, other)| paired_strata(&own, &other)) else {
+            return Ok(());
+        };
+        let (own, other) = (scores.protocol(metric, encoder), scores.protocol(metric, versus));
+        if own != other {
+            return Err(Error::Invalid(format!("`{encoder}` and `{versus}` were scored under different protocols for `{metric}`")));
+        }
+        let (unit, direction) = unit_and_direction(metric)?;
+        let protocol = own.unwrap_or_default();
+        let subject = Subject { encoder, versus, metric, scope, unit, direction, protocol: &protocol };
+        let compared = compare_pairs(subject, &pairs, methods.tests, methods.bootstrap)?;
+        let ComparisonRow { value, ci_low: low, ci_high: high, n, prompts: clusters, .. } = compared;
+        self.comparisons.push(compared);
+        self.summary.push(row(scores, (metric, scope), encoder, Some(versus), Estimate { value, low, high, n, clusters })?);
+        let reference: f64 = pairs.iter().flatten().map(|pair| pair.denominator).sum();
+        if *retention && direction == "higher" && reference > 0.0 {
+            let share = stats::ratio_of_means(&pairs, methods.bootstrap)?;
+            let percent = Estimate { value: 100.0 * share.value, low: 100.0 * share.low, high: 100.0 * share.high, ..share };
+            let mut kept = row(scores, (metric, scope), encoder, Some(versus), percent)?;
+            kept.metric = format!("{RETENTION}{metric}");
+            kept.unit = format!("% of {versus}");
+            self.summary.push(kept);
         }
         Ok(())
     }
 }
 
-fn protocol(metric: &str, of_images: &str) -> String {
-    if metric == COMPOSITION_MEAN {
-        format!("mean of the categories' means; {of_images} (and the categories' own)")
-    } else {
-        of_images.into()
+fn row(scores: &ScoreTable, (metric, scope): (&str, &str), encoder: &str, versus: Option<&str>, estimate: Estimate) -> Result<SummaryRow> {
+    let (unit, direction) = unit_and_direction(metric)?;
+    Ok(SummaryRow {
+        encoder: encoder.into(),
+        metric: metric.into(),
+        scope: scope.into(),
+        versus: versus.map(str::to_owned),
+        value: estimate.value,
+        ci_low: estimate.low,
+        ci_high: estimate.high,
+        n: estimate.n,
+        unit: unit.into(),
+        direction: direction.into(),
+        protocol: scores.protocol(metric, encoder).unwrap_or_default(),
+    })
+}
+
+/// Whether every value is 0 or 100.
+fn is_proportion(metric: &str, strata: &[Values]) -> bool {
+    metric.starts_with("ocr_") && strata.len() == 1 && strata[0].values().all(|&value| value == 0.0 || value == 100.0)
+}
+
+/// Scaling laws of every metric over encoders with those weights, at least three of them; over the prompts that all of them
+/// have images of. Metrics that some encoder lacks are left out.
+pub fn scaling_laws(scores: &ScoreTable, weights: &[(&str, f64)], bootstrap: &Bootstrap) -> Result<Vec<ScalingRow>> {
+    let mut rows = Vec::new();
+    for (metric, _) in scores.metrics_and_scopes() {
+        let strata: Option<Vec<Vec<Values>>> = weights.iter().map(|(encoder, _)| scores.strata(&metric, ALL, encoder)).collect();
+        let Some(strata) = strata else { continue };
+        let networks: Vec<Sized> =
+            weights.iter().zip(shared_prompts(&strata)).map(|(&(_, parameters), strata)| Sized { parameters, strata }).collect();
+        let prompts = networks[0].strata.iter().map(|values| values.len() as u64).sum();
+        if networks[0].strata.iter().any(Vec::is_empty) {
+            continue;
+        }
+        let law = line::scaling_law(&networks, bootstrap)?;
+        let (fit_low, fit_high) = law.over_networks.unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
+        rows.push(ScalingRow {
+            encoders: networks.len() as u64,
+            slope: law.line.slope,
+            ci_low: law.over_prompts.0,
+            ci_high: law.over_prompts.1,
+            fit_low,
+            fit_high,
+            intercept: law.line.intercept,
+            r_squared: law.line.r_squared,
+            prompts,
+            unit: unit_and_direction(&metric)?.0.into(),
+            protocol: scores.protocol(&metric, weights[0].0).unwrap_or_default(),
+            metric,
+        });
     }
+    Ok(rows)
 }
 
-fn plain(values: &Values) -> Vec<Observation> {
-    values.iter().map(|((_, prompt, _), &value)| Observation::plain(*prompt, value)).collect()
-}
-
-/// Images that both encoders made of the same prompt and index; the reference's value is the denominator.
-fn paired(own: &Values, other: &Values) -> Vec<Observation> {
-    own.iter().filter_map(|(key, &value)| other.get(key).map(|&denominator| Observation { cluster: key.1, value, denominator })).collect()
+/// Mean values of the prompts that every encoder has in a stratum, in one order: encoder → stratum → prompt.
+fn shared_prompts(encoders: &[Vec<Values>]) -> Vec<Vec<Vec<f64>>> {
+    let means = |values: &Values| {
+        let mut sums: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
+        for (key, value) in values {
+            let sum = sums.entry(key.1).or_default();
+            *sum = (sum.0 + value, sum.1 + 1.0);
+        }
+        sums.into_iter().map(|(prompt, (sum, n))| (prompt, sum / n)).collect::<BTreeMap<u64, f64>>()
+    };
+    let all: Vec<Vec<BTreeMap<u64, f64>>> = encoders.iter().map(|strata| strata.iter().map(means).collect()).collect();
+    let shared = |stratum: usize, prompt: &u64| all.iter().all(|strata| strata[stratum].contains_key(prompt));
+    let pick = |(stratum, means): (usize, &BTreeMap<u64, f64>)| {
+        means.iter().filter(|(prompt, _)| shared(stratum, prompt)).map(|(_, &mean)| mean).collect()
+    };
+    all.iter().map(|strata| strata.iter().enumerate().map(pick).collect()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::results::ScoreRow;
+    use crate::stats::scores::COMPOSITION_MEAN;
 
     const BOOTSTRAP: Bootstrap = Bootstrap { resamples: 500, level: 0.95, seed: 1 };
 
@@ -226,6 +192,11 @@ mod tests {
             detail: None,
             protocol: "p".into(),
         }
+    }
+
+    /// The reported numbers.
+    fn summarise(rows: &[ScoreRow], comparisons: &[Comparison]) -> Result<Vec<SummaryRow>> {
+        Ok(super::summarise(&ScoreTable::new(rows)?, comparisons, Methods { bootstrap: &BOOTSTRAP, tests: &Tests::default() })?.summary)
     }
 
     fn find<'a>(table: &'a [SummaryRow], encoder: &str, metric: &str, scope: &str, versus: Option<&str>) -> &'a SummaryRow {
@@ -252,7 +223,7 @@ mod tests {
 
     #[test]
     fn differences_are_paired_and_categories_weigh_the_same() {
-        let table = summarise(&scores(), &versus_teacher(), &BOOTSTRAP).unwrap();
+        let table = summarise(&scores(), &versus_teacher()).unwrap();
         let colour = find(&table, "base", "compbench_color", ALL, Some("teacher"));
         // Pairs differ by exactly 10 although the prompts differ by 27: pairing leaves no spread.
         assert!((colour.value + 10.0).abs() < 1e-9 && (colour.ci_high - colour.ci_low).abs() < 1e-9 && colour.n == 10);
@@ -265,10 +236,10 @@ mod tests {
 
     #[test]
     fn scopes_that_say_the_same_are_not_repeated() {
-        let table = summarise(&scores(), &[], &BOOTSTRAP).unwrap();
+        let table = summarise(&scores(), &[]).unwrap();
         assert!(table.iter().all(|row| row.scope == ALL));
         let rows = [score("x", "clip_score", 1, "caption", 30.0), score("x", "clip_score", 2, "color", 20.0)];
-        let table = summarise(&rows, &[], &BOOTSTRAP).unwrap();
+        let table = summarise(&rows, &[]).unwrap();
         let found: Vec<&str> = table.iter().map(|row| row.scope.as_str()).collect();
         assert_eq!(found, ["all", "caption", "color"]);
     }
@@ -277,15 +248,42 @@ mod tests {
     fn mixed_protocols_are_refused() {
         let mut rows = scores();
         rows[4].protocol = "q".into();
-        assert!(summarise(&rows, &[], &BOOTSTRAP).unwrap_err().to_string().contains("mixes the protocols"));
+        assert!(summarise(&rows, &[]).unwrap_err().to_string().contains("mixes the protocols"));
     }
 
     #[test]
     fn a_teacher_of_zero_has_no_retention() {
         let rows: Vec<ScoreRow> =
             (0..5).flat_map(|i| [score("teacher", "ocr_word", i, "seen", 0.0), score("base", "ocr_word", i, "seen", 0.0)]).collect();
-        let table = summarise(&rows, &versus_teacher(), &BOOTSTRAP).unwrap();
+        let table = summarise(&rows, &versus_teacher()).unwrap();
         assert!(table.iter().all(|row| !row.metric.starts_with(RETENTION)));
         assert!(find(&table, "base", "ocr_word", ALL, None).ci_high > 30.0);
+    }
+
+    #[test]
+    fn every_difference_is_tested() {
+        let scores = ScoreTable::new(&scores()).unwrap();
+        let methods = Methods { bootstrap: &BOOTSTRAP, tests: &Tests::default() };
+        let numbers = super::summarise(&scores, &versus_teacher(), methods).unwrap();
+        let colour = numbers.comparisons.iter().find(|row| row.metric == "compbench_color").unwrap();
+        // All ten prompts lost ten points: the chance that ten coins agree, on both sides.
+        assert!((colour.p.unwrap() - 2.0 / 1024.0).abs() < 1e-12 && colour.prompts == 10 && colour.margin == Some(2.0), "{colour:?}");
+        let differences = numbers.summary.iter().filter(|row| row.versus.is_some() && !row.metric.starts_with(RETENTION)).count();
+        assert_eq!(numbers.comparisons.len(), differences);
+    }
+
+    #[test]
+    fn a_scaling_law_needs_the_metric_of_every_encoder() {
+        let mut rows = Vec::new();
+        for (encoder, level) in [("teacher", 30.0), ("base", 20.0), ("small", 10.0)] {
+            rows.extend((0..12).map(|i| score(encoder, "clip_score", i, "caption", level + i as f64)));
+            if encoder != "small" {
+                rows.extend((0..12).map(|i| score(encoder, "ocr_char", i, "seen", level)));
+            }
+        }
+        let weights = [("teacher", 1e7), ("base", 1e6), ("small", 1e5)];
+        let laws = scaling_laws(&ScoreTable::new(&rows).unwrap(), &weights, &BOOTSTRAP).unwrap();
+        assert_eq!(laws.len(), 1);
+        assert!((laws[0].slope - 10.0).abs() < 1e-9 && laws[0].encoders == 3 && laws[0].prompts == 12, "{laws:?}");
     }
 }

@@ -218,6 +218,11 @@ impl PromptReader {
         };
         Ok((ids, pooled))
     }
+
+    /// The pieces of a prompt with its end piece, neither cut nor padded, and the length [`Self::read`] brings it to.
+    pub fn pieces(&self, prompt: &str) -> Result<(Vec<String>, usize)> {
+        Ok((self.tokenizer.pieces(prompt)?, self.token_length))
+    }
 }
 
 /// The whole frozen set.

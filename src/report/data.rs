@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::significance::Tested;
 use crate::error::{Error, Result};
 pub use crate::models::card::{REAL, TEACHER};
 use crate::run::context::RunContext;
 use crate::run::evaluation::{Skipped, TsneRow, read_skipped};
 use crate::run::files;
-use crate::run::results::{SampleRow, ScoreRow, SummaryRow, TrainLogRow};
+use crate::run::results::{SampleRow, ScoreRow, SummaryRow, TOKENS, TokenRow, TrainLogRow};
 
 /// One run as the page sees it.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Data {
     pub encoders: Vec<Encoder>,
     pub summary: Vec<SummaryRow>,
     pub scores: Vec<ScoreRow>,
+    /// Tests of the differences, and scaling laws.
+    pub tested: Tested,
     pub tsne: Vec<TsneRow>,
     pub skipped: Vec<Skipped>,
     /// What could not be read, in sentences.
@@ -38,6 +41,8 @@ pub struct Encoder {
     /// The student's card; the report reads what it finds in it.
     pub card: Option<Value>,
     pub log: Vec<TrainLogRow>,
+    /// What it was given of each prompt, by prompt id; empty where that was not written.
+    pub tokens: BTreeMap<u64, TokenRow>,
 }
 
 impl Encoder {
@@ -70,21 +75,12 @@ impl Data {
         let summary = SummaryRow::read(&evaluation.join("summary.parquet"), hint)?;
         let scores = ScoreRow::read(&evaluation.join("scores.parquet"), hint)?;
         let mut gaps = Vec::new();
+        let tested = Tested::read(&evaluation, &mut gaps)?;
         let tsne = optional(&evaluation.join("tsne.parquet"), &mut gaps, "the map of text embeddings", |path| TsneRow::read(path, hint))?;
         let skipped = optional(&evaluation.join("skipped.json"), &mut gaps, "the list of skipped metrics", read_skipped)?;
-        let mut encoders = Vec::new();
-        for folder in folders(&context.runs.join("generate"))? {
-            let table = folder.join("samples.parquet");
-            if !table.is_file() {
-                continue;
-            }
-            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let samples = SampleRow::read(&table, "run `scaledown generate` first")?;
-            encoders.push(read_encoder(name, folder, samples, context, &mut gaps)?);
-        }
-        if encoders.is_empty() {
-            let path = context.runs.join("generate");
-            return Err(Error::Missing { what: "generated images".into(), path, hint: "run `scaledown generate` first".into() });
+        let encoders = read_encoders(context, &mut gaps)?;
+        if encoders.iter().all(|encoder| encoder.samples.is_empty()) {
+            gaps.push("No image was generated, so there is nothing to look at and nothing that could be scored.".into());
         }
         for folder in folders(&context.runs.join("distill"))? {
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -92,7 +88,7 @@ impl Data {
                 gaps.push(format!("Student {name} was distilled, but has no generated images."));
             }
         }
-        let mut data = Self { name: context.name.clone(), encoders, summary, scores, tsne, skipped, gaps, manifests: Vec::new() };
+        let mut data = Self { name: context.name.clone(), encoders, summary, scores, tested, tsne, skipped, gaps, manifests: Vec::new() };
         data.read_manifests(context)?;
         data.sort_encoders();
         for encoder in data.encoders.iter().filter(|encoder| encoder.name != REAL) {
@@ -100,6 +96,25 @@ impl Data {
                 data.gaps.push(format!("Encoder {} has images, but no scores: evaluate ran before it was generated.", encoder.name));
             }
         }
+        Ok(data)
+    }
+
+    /// Reads only what `generate` and `distill` left.
+    pub fn read_images(context: &RunContext) -> Result<Self> {
+        let mut gaps = Vec::new();
+        let encoders = read_encoders(context, &mut gaps)?;
+        let mut data = Self {
+            name: context.name.clone(),
+            encoders,
+            summary: Vec::new(),
+            scores: Vec::new(),
+            tested: Tested::default(),
+            tsne: Vec::new(),
+            skipped: Vec::new(),
+            gaps,
+            manifests: Vec::new(),
+        };
+        data.sort_encoders();
         Ok(data)
     }
 
@@ -163,15 +178,6 @@ impl Data {
         self.encoders.iter().filter(same).collect()
     }
 
-    /// Scores by (encoder, prompt, image index).
-    pub fn scores_by_image(&self) -> BTreeMap<(&str, u64, u64), Vec<&ScoreRow>> {
-        let mut map: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for row in &self.scores {
-            map.entry((row.encoder.as_str(), row.prompt_id, row.image_idx)).or_default().push(row);
-        }
-        map
-    }
-
     fn sort_encoders(&mut self) {
         let rank = |name: &str| match name {
             REAL => 0,
@@ -215,8 +221,29 @@ impl Data {
     }
 }
 
+fn read_encoders(context: &RunContext, gaps: &mut Vec<String>) -> Result<Vec<Encoder>> {
+    let mut encoders = Vec::new();
+    for folder in folders(&context.runs.join("generate"))? {
+        let table = folder.join("samples.parquet");
+        if !table.is_file() {
+            continue;
+        }
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let samples = SampleRow::read(&table, "run `scaledown generate` first")?;
+        encoders.push(read_encoder(name, folder, samples, context, gaps)?);
+    }
+    Ok(encoders)
+}
+
 fn read_encoder(name: String, folder: PathBuf, samples: Vec<SampleRow>, context: &RunContext, gaps: &mut Vec<String>) -> Result<Encoder> {
-    let mut encoder = Encoder { name, folder, samples, card: None, log: Vec::new() };
+    let mut encoder = Encoder { name, folder, samples, card: None, log: Vec::new(), tokens: BTreeMap::new() };
+    let tokens = encoder.folder.join(TOKENS);
+    if tokens.is_file() {
+        let rows = TokenRow::read(&tokens, "run `scaledown generate` again")?;
+        encoder.tokens = rows.into_iter().map(|row| (row.prompt_id, row)).collect();
+    } else if encoder.name != REAL {
+        gaps.push(format!("The images of {} came without a table of tokens: padding and cut prompts are not known.", encoder.name));
+    }
     if !encoder.is_student() {
         return Ok(encoder);
     }
@@ -249,7 +276,7 @@ fn read_json(path: &Path, format: &'static str) -> Result<Value> {
 }
 
 /// Folders below `folder` by name; none where it does not exist.
-fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
+pub fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
     if !folder.is_dir() {
         return Ok(Vec::new());
     }

@@ -10,6 +10,8 @@ use crate::run::results::{SummaryRow, TrainLogRow};
 
 /// Points of a learning curve after averaging.
 const CURVE_POINTS: usize = 120;
+/// A point is the mean of this share of the updates: losses of single denoising steps differ more than training changes them.
+const CURVE_WINDOW: usize = 20;
 
 /// Scaling figure, bars per category, learning curves.
 pub fn figures(data: &Data) -> Result<String> {
@@ -27,36 +29,64 @@ pub fn figures(data: &Data) -> Result<String> {
                     Some((size, bar(row), encoder.name.clone()))
                 })
                 .collect();
-            (!points.is_empty()).then(|| ((*title).to_owned(), points))
+            // The law is about scores, the figure about shares of the teacher's.
+            let teacher = data.value(TEACHER, metric).map(|row| row.value).filter(|&value| value > 0.0);
+            let law = data.tested.scaling.iter().find(|row| row.metric == *metric);
+            let line = law.zip(teacher).map(|(law, teacher)| (100.0 * law.intercept / teacher, 100.0 * law.slope / teacher));
+            (!points.is_empty()).then(|| SizeSeries { name: (*title).to_owned(), points, line })
         })
         .collect();
     html.push_str("<div class=\"plots\">");
     if !series.is_empty() {
         let description = "Score of vision-distilled students in percent of the teacher's, over the number of encoder weights";
         let svg = plot::sizes(&series, Axes { x: "weights of the encoder, without projection (log)", y: "% of the teacher", description })?;
-        let words = "Scaling down: what each student keeps of its teacher, over the size of its encoder.";
-        html.push_str(&figure(&svg, &plot::legend(series.iter().map(|(name, _)| name.as_str())), words));
+        let fitted = series.iter().any(|series| series.line.is_some());
+        let fit = if fitted { " Broad pale lines: fitted laws, teacher included; their intervals stand under Tests." } else { "" };
+        let words = format!("Scaling down: what each student keeps of its teacher, over the size of its encoder.{fit}");
+        html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &words));
     }
-    html.push_str(&bar_figure(data)?);
-    for (objective, title) in
-        [("vision", "Learning curves of vision-based distillation"), ("naive", "Learning curves of naive distillation")]
-    {
-        let series: Vec<Series> = data
-            .encoders
-            .iter()
-            .filter(|encoder| encoder.objective() == Some(objective))
-            .map(|encoder| Series { name: encoder.name.clone(), points: smooth(&encoder.log) })
-            .filter(|series| series.points.iter().any(|(_, y)| *y > 0.0))
-            .collect();
-        if !series.is_empty() {
-            let svg = plot::curves(&series, Axes { x: "updates", y: "loss (log)", description: title })?;
-            let words =
-                format!("{title}; each point is the mean loss of a stretch of updates. Losses of the two objectives have different units.");
-            html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &words));
+    for objective in ["vision", "naive"] {
+        for curve in CURVES {
+            html.push_str(&curves(data, objective, &curve)?);
         }
     }
+    html.push_str(&bar_figure(data)?);
     html.push_str("</div>\n");
     Ok(html)
+}
+
+/// One kind of learning curve.
+struct Curve {
+    title: &'static str,
+    x: (&'static str, fn(&TrainLogRow) -> f64),
+    y: (&'static str, fn(&TrainLogRow) -> f64),
+}
+
+/// Loss over updates and over time, and the size of the gradient, which shows training that came apart.
+const CURVES: [Curve; 3] = [
+    Curve { title: "Loss", x: ("updates", |row| row.update as f64), y: ("loss (log)", |row| row.loss) },
+    Curve { title: "Loss over time", x: ("wall seconds", |row| row.seconds), y: ("loss (log)", |row| row.loss) },
+    Curve { title: "Gradient norm", x: ("updates", |row| row.update as f64), y: ("gradient norm (log)", |row| row.gradient_norm) },
+];
+
+/// The curve of all students of an objective; empty where none has a log.
+fn curves(data: &Data, objective: &str, curve: &Curve) -> Result<String> {
+    let words = if objective == "vision" { "distillation through the denoiser" } else { "naive distillation" };
+    let title = format!("{} of {words}", curve.title);
+    let series: Vec<Series> = data
+        .encoders
+        .iter()
+        .filter(|encoder| encoder.objective() == Some(objective))
+        .map(|encoder| Series { name: encoder.name.clone(), points: smooth(&encoder.log, curve) })
+        .filter(|series| series.points.iter().any(|(_, y)| *y > 0.0))
+        .collect();
+    if series.is_empty() {
+        return Ok(String::new());
+    }
+    let svg = plot::curves(&series, Axes { x: curve.x.0, y: curve.y.0, description: &title })?;
+    let units = if curve.y.0.starts_with("loss") { " The losses of the two objectives have different units." } else { "" };
+    let caption = format!("{title}; each point is the mean of the twentieth of the updates around it.{units}");
+    Ok(figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &caption))
 }
 
 fn bar_figure(data: &Data) -> Result<String> {
@@ -85,7 +115,8 @@ fn bar_figure(data: &Data) -> Result<String> {
         &bars,
         Axes { x: "", y: "%", description: "Scores per category and encoder with intervals; the same numbers stand in the tables" },
     )?;
-    Ok(figure(
+    Ok(framed(
+        "plot wide",
         &svg,
         &plot::legend(encoders.iter().map(|encoder| display_name(encoder))),
         "Score per category; whiskers are intervals over prompts.",
@@ -97,18 +128,22 @@ fn bar(row: &SummaryRow) -> Bar {
 }
 
 fn figure(svg: &str, legend: &str, caption: &str) -> String {
-    format!("<figure class=\"plot\">{legend}{svg}<figcaption>{}</figcaption></figure>\n", escape(caption))
+    framed("plot", svg, legend, caption)
 }
 
-/// Mean loss of equal stretches of updates.
-fn smooth(log: &[TrainLogRow]) -> Vec<(f64, f64)> {
-    let stretch = log.len().div_ceil(CURVE_POINTS).max(1);
-    log.chunks(stretch)
-        .map(|rows| {
-            let mean = |value: &dyn Fn(&TrainLogRow) -> f64| rows.iter().map(value).sum::<f64>() / rows.len() as f64;
-            (mean(&|row| row.update as f64), mean(&|row| row.loss))
-        })
-        .collect()
+fn framed(class: &str, svg: &str, legend: &str, caption: &str) -> String {
+    format!("<figure class=\"{class}\">{legend}{svg}<figcaption>{}</figcaption></figure>\n", escape(caption))
+}
+
+/// Means of windows around equally distant updates; at the ends the windows are cut.
+fn smooth(log: &[TrainLogRow], curve: &Curve) -> Vec<(f64, f64)> {
+    let reach = log.len() / (2 * CURVE_WINDOW);
+    let place = |i: usize| {
+        let rows = &log[i.saturating_sub(reach)..(i + reach + 1).min(log.len())];
+        let mean = |value: &dyn Fn(&TrainLogRow) -> f64| rows.iter().map(value).sum::<f64>() / rows.len() as f64;
+        (mean(&curve.x.1), mean(&curve.y.1))
+    };
+    (0..log.len()).step_by(log.len().div_ceil(CURVE_POINTS).max(1)).map(place).collect()
 }
 
 /// t-SNE and collapse diagnostics.

@@ -1,16 +1,24 @@
-//! The stage that turns results into one self-contained HTML page: no weights, no network, no script from elsewhere.
+//! The stage that turns results into one HTML page: no weights, no network, no script from elsewhere. Full pictures lie in
+//! a folder beside it, or inside.
 
+pub mod compare;
 pub mod data;
+pub mod evidence;
 pub mod figures;
-pub mod grid;
+pub mod gallery;
+pub mod index;
 pub mod page;
 pub mod paper;
 pub mod plot;
+pub mod preference;
 pub mod provenance;
 pub mod sections;
+pub mod significance;
 pub mod table;
+pub mod thumbnails;
 pub mod verdict;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -26,8 +34,20 @@ use data::Data;
 pub struct Config {
     /// The student the verdict is about; without it `base`, else the largest one distilled through the denoiser.
     pub headline: Option<String>,
-    /// Bytes of pictures with their captions.
-    pub picture_budget: usize,
+    /// Where the pictures in full size are.
+    pub pictures: Place,
+    /// Bytes of the page; small pictures shrink to fit.
+    pub page_budget: usize,
+}
+
+/// Where pictures in full size are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// In the folder `images` beside the page; the page holds small ones.
+    Beside,
+    /// In the page, as many as fit.
+    Inside,
 }
 
 impl Default for Config {
@@ -35,8 +55,10 @@ impl Default for Config {
         Self {
             // The usual question of the paper: is a base-sized encoder enough?
             headline: None,
-            // Pages above 15 MB open slowly and do not travel by mail; tables and figures need about one.
-            picture_budget: 12_000_000,
+            // Thousands of pictures do not fit into a page that opens.
+            pictures: Place::Beside,
+            // Pages above 25 MB open slowly and do not travel by mail.
+            page_budget: 25_000_000,
         }
     }
 }
@@ -49,28 +71,57 @@ pub struct Outputs {
     pub index: PathBuf,
 }
 
-/// Writes `reports/<name>/index.html` and refreshes `reports/index.html`.
+/// Writes `reports/<name>/index.html` with its pictures and the data card, and refreshes `reports/index.html`.
 pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
     let data = Data::read(context)?;
+    let rendered = page::page(&data, config)?;
+    place_pictures(&context.reports, &rendered.links)?;
     let page = context.reports.join("index.html");
-    files::write_bytes(&page, page::page(&data, config)?.as_bytes())?;
+    files::write_bytes(&page, rendered.html.as_bytes())?;
+    index::write_card(context)?;
+    Ok(Outputs { page, index: refresh_index(context)? })
+}
+
+/// Rewrites the list of all reports.
+pub fn refresh_index(context: &RunContext) -> Result<PathBuf> {
     let Some(parent) = context.reports.parent() else {
         return Err(Error::Invalid(format!("the report folder `{}` has no parent for the list of reports", context.reports.display())));
     };
-    let index = parent.join("index.html");
-    files::write_bytes(&index, page::index(&reports_below(parent)?).as_bytes())?;
-    Ok(Outputs { page, index })
+    index::write_index(parent)
 }
 
-/// Names of the folders that hold a report.
-fn reports_below(folder: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
-        let path = entry.map_err(Error::io("list", folder))?.path();
-        if path.join("index.html").is_file() {
-            names.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+/// Brings the pictures below the report's folder, each by rename, and removes those of earlier reports. They are linked
+/// where the disk can do that: thousands of pictures take no room twice. Nothing ever changes a picture in place.
+fn place_pictures(report: &Path, links: &[(PathBuf, PathBuf)]) -> Result<()> {
+    let root = report.join(gallery::FOLDER);
+    let mut wanted = BTreeSet::new();
+    for (file, place) in links {
+        let path = report.join(place);
+        if let Some(parent) = path.parent() {
+            files::create_dir(parent)?;
         }
+        let temporary = files::temporary_name(&path);
+        // One may be left of a run that was killed.
+        let _ = std::fs::remove_file(&temporary);
+        if std::fs::hard_link(file, &temporary).is_err() {
+            std::fs::copy(file, &temporary).map_err(Error::io("copy", file))?;
+        }
+        std::fs::rename(&temporary, &path).map_err(Error::io("rename into place", &path))?;
+        // Renaming onto a link to the same file does nothing and leaves the temporary name.
+        let _ = std::fs::remove_file(&temporary);
+        wanted.insert(path);
     }
-    names.sort();
-    Ok(names)
+    for folder in data::folders(&root)? {
+        let list = std::fs::read_dir(&folder).map_err(Error::io("list", &folder))?;
+        for entry in list {
+            let path = entry.map_err(Error::io("list", &folder))?.path();
+            if !wanted.contains(&path) && path.extension().is_some_and(|ending| ending == "png" || ending == "tmp") {
+                std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        // Fails where something else lies in it, which is not ours to remove.
+        let _ = std::fs::remove_dir(&folder);
+    }
+    let _ = std::fs::remove_dir(&root);
+    Ok(())
 }

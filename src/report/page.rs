@@ -1,12 +1,21 @@
-//! The page as a whole: head, order of the sections, footnotes and the list of all reports.
+//! The page as a whole: order of the sections, footnotes, data of the images, and what of them fits.
+
+use std::path::PathBuf;
 
 use super::data::Data;
+use super::gallery::{self, Gallery};
 use super::table::escape;
-use super::{Config, figures, grid, provenance, sections, verdict};
+use super::{Config, Place, figures, provenance, sections, significance, thumbnails, verdict};
 use crate::error::Result;
+use crate::run::html;
 
-const STYLE: &str = include_str!("assets/style.css");
-const SCRIPT: &str = include_str!("assets/report.js");
+const STYLE: &str = include_str!("assets/report.css");
+const TABLES: &str = include_str!("assets/tables.js");
+const GALLERY: &str = include_str!("assets/gallery.js");
+const VIEWER: &str = include_str!("assets/viewer.js");
+
+/// Bytes kept free for what is written after the pictures are chosen.
+const RESERVE: usize = 300_000;
 
 /// Protocols as numbered footnotes.
 #[derive(Debug, Default)]
@@ -33,56 +42,105 @@ impl Notes {
     }
 }
 
+/// A page, and the pictures that lie beside it.
+#[derive(Debug)]
+pub struct Page {
+    pub html: String,
+    /// File of a run, and its place below the report.
+    pub links: Vec<(PathBuf, PathBuf)>,
+}
+
 /// The report of one run.
-pub fn page(data: &Data, config: &Config) -> Result<String> {
+pub fn page(data: &Data, config: &Config) -> Result<Page> {
     let headline = data.headline(config.headline.as_deref());
     let mut notes = Notes::default();
-    let pictures = grid::grid(data, headline, config.picture_budget)?;
-    let parts: Vec<(&str, &str, String)> = vec![
+    let mut gallery = Gallery::gather(data, headline)?;
+    let mut parts: Vec<(&str, &str, String)> = vec![
         ("scores", "Scores", sections::scores(data, &mut notes)),
         ("differences", "Differences", sections::differences(data, &mut notes)),
+        ("tests", "Tests", significance::html(data, &mut notes)),
         ("naive", "Naive distillation", sections::naive(data)),
         ("paper", "Beside the paper", sections::beside_paper(data)?),
         ("figures", "Figures", figures::figures(data)?),
-        ("images", "Images", sections::images(data, &pictures)),
+        ("images", "Images", sections::images(gallery.items.len())),
         ("ceilings", "Ceilings of the judges", sections::ceilings(data, &mut notes)),
         ("collapse", "Embedding space", figures::collapse(data, &mut notes)?),
         ("efficiency", "Size and speed", sections::efficiency(data, &mut notes)),
-        ("missing", "What is missing", provenance::missing(data, &pictures)),
+        ("missing", "What is missing", String::new()),
         ("reproduce", "How it was made", provenance::reproduce(data)),
     ];
-    let parts: Vec<_> = parts.into_iter().filter(|(_, _, html)| !html.is_empty()).collect();
+    let links = match config.pictures {
+        Place::Beside => gallery.point_beside(data),
+        Place::Inside => Vec::new(),
+    };
+    let without_pictures = parts.iter().map(|(_, _, html)| html.len()).sum::<usize>() + gallery.json()?.len() + RESERVE;
+    let pictures = pictures(&mut gallery, config, config.page_budget.saturating_sub(without_pictures))?;
+    if let Some(part) = parts.iter_mut().find(|(id, _, _)| *id == "missing") {
+        part.2 = provenance::missing(data, &pictures.gaps);
+    }
+    parts.retain(|(_, _, html)| !html.is_empty());
     let navigation: String = parts.iter().map(|(id, title, _)| format!("<a href=\"#{id}\">{title}</a>")).collect();
-    let body: String = parts.iter().map(|(id, title, html)| format!("<section id=\"{id}\"><h2>{title}</h2>\n{html}</section>\n")).collect();
-    let name = escape(&data.name);
-    Ok(format!(
-        "{}<header><h1>{name}</h1><p class=\"subtitle\">Distilled text encoders of a text-to-image model, measured</p>\n{}</header>\n\
-         <nav aria-label=\"Sections\">{navigation}</nav>\n<main>\n{body}<section id=\"notes\"><h2>Protocols</h2>\n{}</section>\n</main>\n\
-         <script>\n{SCRIPT}</script>\n</body>\n</html>\n",
-        head(&format!("{name}: distilled text encoders")),
+    let body: String = parts
+        .iter()
+        .map(|(id, title, html)| {
+            format!("<section id=\"{id}\" aria-labelledby=\"{id}-title\"><h2 id=\"{id}-title\">{title}</h2>\n{html}</section>\n")
+        })
+        .collect();
+    let body = format!(
+        "<a class=\"skip\" href=\"#main\">Skip to the results</a>\n\
+         <header><h1>{}</h1><p class=\"subtitle\">Distilled text encoders of a text-to-image model, measured</p>\n{}</header>\n\
+         <nav aria-label=\"Sections\">{navigation}</nav>\n<main id=\"main\">\n{body}\
+         <section id=\"notes\" aria-labelledby=\"notes-title\"><h2 id=\"notes-title\">Protocols</h2>\n{}</section>\n</main>\n\
+         <script type=\"application/json\" id=\"gallery-data\">{}</script>\n\
+         <script type=\"text/plain\" id=\"strips\">{}</script>\n<script type=\"text/plain\" id=\"pictures\">{}</script>\n\
+         <script>\n\"use strict\";\n{TABLES}{GALLERY}{VIEWER}</script>\n",
+        escape(&data.name),
         verdict::verdict(data, headline),
         notes.html(),
-    ))
+        gallery.json()?,
+        pictures.strips.join("\n"),
+        pictures.full.join("\n"),
+    );
+    Ok(Page { html: html::document(&format!("{}: distilled text encoders", data.name), STYLE, &body), links })
 }
 
-/// The list of all reports; names are folders beside it.
-pub fn index(names: &[String]) -> String {
-    let items: String =
-        names.iter().map(|name| format!("<li><a href=\"{}/index.html\">{}</a></li>\n", percent_encode(name), escape(name))).collect();
-    format!("{}<header><h1>Reports</h1></header>\n<main><ul class=\"reports\">\n{items}</ul></main>\n</body>\n</html>\n", head("Reports"))
+/// Pictures inside of the page, as base64.
+struct Pictures {
+    strips: Vec<String>,
+    full: Vec<String>,
+    /// What does not fit, in sentences.
+    gaps: Vec<String>,
 }
 
-fn head(title: &str) -> String {
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
-    )
-}
-
-/// A folder name as a relative URL.
-fn percent_encode(name: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    name.bytes().map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+fn pictures(gallery: &mut Gallery, config: &Config, budget: usize) -> Result<Pictures> {
+    let for_strips = match config.pictures {
+        Place::Beside => budget,
+        // Most of the page belongs to the pictures themselves.
+        Place::Inside => budget / 4,
+    };
+    let strips = thumbnails::strips(&gallery.files, for_strips)?;
+    (gallery.cell, gallery.natural) = (strips.cell, strips.natural);
+    let mut gaps = Vec::new();
+    let (missing, n) = (strips.missing(), gallery.items.len());
+    let mut full = Vec::new();
+    match config.pictures {
+        Place::Beside if missing > 0 => gaps.push(format!(
+            "Small pictures of {missing} of {n} prompts do not fit into the page; they are shown from the folder `{}` beside it.",
+            gallery::FOLDER
+        )),
+        Place::Beside => {}
+        Place::Inside => {
+            let (lines, left_out) = gallery.point_inside(budget.saturating_sub(strips.bytes()))?;
+            full = lines;
+            if left_out > 0 {
+                gaps.push(format!("{left_out} pictures in full size do not fit into a single page of {} bytes.", config.page_budget));
+            }
+            if missing > 0 {
+                gaps.push(format!("{missing} of {n} prompts have no small pictures in this page, for the same reason."));
+            }
+        }
+    }
+    Ok(Pictures { strips: strips.base64, full, gaps })
 }
 
 /// The name of a metric as the page writes it.
@@ -131,11 +189,5 @@ mod tests {
         let mut notes = Notes::default();
         assert_eq!((notes.number("a"), notes.number("b"), notes.number("a")), (1, 2, 1));
         assert!(notes.html().contains("<li id=\"note-2\">b</li>"));
-    }
-
-    #[test]
-    fn the_list_links_folders_whatever_their_name() {
-        let html = index(&["a b\"<".into()]);
-        assert!(html.contains("href=\"a%20b%22%3C/index.html\"") && html.contains("a b&quot;&lt;"));
     }
 }

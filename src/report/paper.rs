@@ -57,20 +57,31 @@ impl Published {
         Ok(published)
     }
 
-    /// The tables of the given numbers as HTML.
-    pub fn html(&self, numbers: &[u64]) -> String {
+    /// The tables of the given numbers as HTML, after `ours`, which is markup.
+    pub fn beside(&self, ours: &str, numbers: &[u64]) -> String {
         let tables = self.tables.iter().filter(|table| numbers.contains(&table.number));
-        format!("<div class=\"beside\">{}</div>", tables.map(|table| table.html(&self.protocol)).collect::<String>())
+        format!(
+            "<div class=\"beside\">{ours}<div class=\"published\">{}</div></div>",
+            tables.map(|table| table.html(&self.protocol)).collect::<String>()
+        )
     }
 }
 
 impl PublishedTable {
     fn html(&self, protocol: &str) -> String {
-        let caption = format!("Paper, Table {}: {} ({protocol}; other models, not comparable in value)", self.number, self.title);
+        let caption = format!("The paper, Table {}: {} ({protocol})", self.number, self.title);
         let table = Table::new(&caption).column("Model", None);
         let mut table = self.columns.iter().fold(table, |table, column| table.column(column, None));
+        let teacher = self.rows.iter().find(|row| row.model.ends_with("(teacher)")).filter(|_| self.direction == "higher");
         for row in &self.rows {
-            let cells = row.values.iter().map(|cell| cell.parse().map_or_else(|_| Cell::text(cell), |value| Cell::number(value, cell)));
+            let share = |i: usize, value: f64| {
+                let of: f64 = teacher.filter(|teacher| teacher.model != row.model)?.values[i].parse().ok()?;
+                row.model.contains("T5-").then_some(100.0 * value / of)
+            };
+            let cells = row.values.iter().enumerate().map(|(i, cell)| match cell.parse() {
+                Ok(value) => Cell::number(value, cell).with_share(share(i, value)),
+                Err(_) => Cell::text(cell),
+            });
             table.row(std::iter::once(Cell::text(&row.model)).chain(cells).collect());
         }
         table.html()

@@ -83,8 +83,15 @@ pub fn curves(series: &[Series], axes: Axes) -> Result<String> {
     })
 }
 
-/// One curve of sizes: its name, and x, bar and label of each point.
-pub type SizeSeries = (String, Vec<(f64, Bar, String)>);
+/// Scores over sizes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SizeSeries {
+    pub name: String,
+    /// Size, score with its interval, name.
+    pub points: Vec<(f64, Bar, String)>,
+    /// A line fitted over the decimal logarithm of the size: height at size 1 and slope.
+    pub line: Option<(f64, f64)>,
+}
 
 /// Points with intervals and their names, over the decimal logarithm of x (score against size).
 pub fn sizes(series: &[SizeSeries], axes: Axes) -> Result<String> {
@@ -92,7 +99,12 @@ pub fn sizes(series: &[SizeSeries], axes: Axes) -> Result<String> {
         let bound = |value: f64| if value.is_finite() { value } else { bar.value };
         [(x.log10(), bound(bar.low)), (x.log10(), bound(bar.high)), (x.log10(), 0.0)]
     };
-    let points: Vec<(f64, f64)> = series.iter().flat_map(|(_, points)| points.iter().flat_map(corners)).collect();
+    let on_line = |series: &SizeSeries| -> Vec<(f64, f64)> {
+        let Some((height, slope)) = series.line else { return Vec::new() };
+        series.points.iter().map(|(x, _, _)| (x.log10(), height + slope * x.log10())).collect()
+    };
+    let mut points: Vec<(f64, f64)> = series.iter().flat_map(|series| series.points.iter().flat_map(corners)).collect();
+    points.extend(series.iter().flat_map(on_line));
     let Some([x, y]) = ranges(points.iter()) else {
         return Err(Error::Invalid("a figure of sizes needs points".into()));
     };
@@ -102,8 +114,15 @@ pub fn sizes(series: &[SizeSeries], axes: Axes) -> Result<String> {
         let mut chart =
             ChartBuilder::on(canvas).margin(10).x_label_area_size(42).y_label_area_size(64).build_cartesian_2d(x.clone(), y.clone())?;
         mesh(&mut chart, axes, &|x| super::table::format_count(two_digits(10f64.powf(*x))), &|y| format!("{y:.0}"))?;
-        for (i, (_, points)) in series.iter().enumerate() {
+        for (i, SizeSeries { points, line, .. }) in series.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
+            if let Some((height, slope)) = *line {
+                // Broad and pale, from edge to edge of the points, so that nobody reads it as measured.
+                let sizes = points.iter().map(|(x, _, _)| x.log10());
+                let (low, high) = sizes.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
+                let ends = [low, high].map(|x| (x, height + slope * x));
+                chart.draw_series([PathElement::new(ends.to_vec(), colour.mix(0.25).stroke_width(6))])?;
+            }
             let line = points.iter().map(|(x, bar, _)| (x.log10(), bar.value));
             chart.draw_series(LineSeries::new(line, colour.mix(0.5).stroke_width(1)))?;
             for (x, bar, name) in points {
@@ -114,7 +133,7 @@ pub fn sizes(series: &[SizeSeries], axes: Axes) -> Result<String> {
                 }
                 markers(&mut chart, i, std::iter::once((x, bar.value)), 5)?;
                 if i == 0 {
-                    let style = (FONT, 12).into_font().color(&INK);
+                    let style = (FONT, 14).into_font().color(&INK);
                     chart.draw_series([EmptyElement::at((x, bar.value)) + Text::new(name.clone(), (-8, -20), style)])?;
                 }
             }
@@ -203,7 +222,7 @@ fn svg(size: (u32, u32), axes: Axes, draw: impl FnOnce(&Canvas) -> std::result::
 }
 
 fn mesh(chart: &mut Chart, axes: Axes, x: &dyn Fn(&f64) -> String, y: &dyn Fn(&f64) -> String) -> std::result::Result<(), Failure> {
-    let label = (FONT, 12).into_font().color(&INK);
+    let label = (FONT, 14).into_font().color(&INK);
     chart
         .configure_mesh()
         .disable_x_mesh()

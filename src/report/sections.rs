@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use super::data::{Data, Encoder, REAL, TEACHER};
-use super::grid::{self, Grid};
 use super::page::{Notes, arrow, metric_title};
 use super::paper::Published;
 use super::table::{Cell, Table, escape, format_value};
@@ -117,7 +116,8 @@ pub fn differences(data: &Data, notes: &mut Notes) -> String {
             }
         }
         for versus in references {
-            let cells = metrics.iter().map(|metric| Cell::difference(data.number(&encoder.name, metric, "all", Some(versus))));
+            let cells =
+                metrics.iter().map(|metric| Cell::difference(data.number(&encoder.name, metric, "all", Some(versus)), &data.tested));
             table.row([encoder_cell(encoder), Cell::text(versus)].into_iter().chain(cells).collect());
         }
         let shares: Vec<Option<&SummaryRow>> = retained.iter().map(|name| data.number(&encoder.name, name, "all", Some(TEACHER))).collect();
@@ -128,7 +128,8 @@ pub fn differences(data: &Data, notes: &mut Notes) -> String {
     if table.is_empty() {
         return String::new();
     }
-    let words = "<p>“Better” and “worse” are said only where the interval excludes zero.</p>";
+    let words = "<p>“Better”, “worse” and “equivalent” are said only where a test, corrected for the number of tests, shows it; the tests \
+                 stand in the section after.</p>";
     format!("{words}{}{}", table.html(), kept.html())
 }
 
@@ -187,65 +188,67 @@ fn training_cells(data: &Data, encoder: &Encoder, compared: &str) -> Vec<Cell> {
     cells
 }
 
-/// The paper's tables.
+/// The columns of a table of ours, with a table of the paper that has them too.
+const BESIDE: [(&str, u64, &[&str]); 3] = [
+    (
+        "Composition",
+        1,
+        &["compbench_color", "compbench_shape", "compbench_texture", "compbench_spatial", "compbench_3d", "compbench_numeracy"],
+    ),
+    ("Image quality", 2, &["fid", "frechet", "clip_score"]),
+    ("Text rendering", 3, &["ocr_char", "ocr_word", "ocr_sentence"]),
+];
+
+/// Our tables, each beside the paper's.
 pub fn beside_paper(data: &Data) -> Result<String> {
     let published = Published::read()?;
-    let ours: Vec<&str> =
-        ["compbench_color", "compbench_spatial", "compbench_numeracy", "clip_score", "frechet", "ocr_char", "ocr_word", "ocr_sentence"]
-            .into_iter()
-            .filter(|metric| data.metrics().contains(metric))
-            .collect();
-    let mut table =
-        Table::new("This run, the columns that the paper has too (other models: compare patterns, never values)").column("Encoder", None);
-    for metric in &ours {
-        table = table.column(&metric_title(metric), None);
-    }
-    for encoder in data.encoders.iter().filter(|encoder| encoder.name != REAL) {
-        let numbers: Vec<Option<&SummaryRow>> = ours.iter().map(|metric| data.value(&encoder.name, metric)).collect();
-        if numbers.iter().any(Option::is_some) {
-            table.row(std::iter::once(encoder_cell(encoder)).chain(numbers.into_iter().map(Cell::value)).collect());
-        }
-    }
-    let words = format!(
-        "<p>Published numbers of “{}” ({}). Models, images, prompts and judges differ from this run's, so values are not comparable; \
-         what can be compared is which skill suffers first when the encoder shrinks.</p>",
+    let mut html = format!(
+        "<p>Beside each table of this run: published numbers of “{}” (protocol: {}). Models, images, prompts and judges differ from this run's, so values are \
+         not comparable; what can be compared is the share of the teacher's score that is kept (the percentages below the scores), and \
+         which skill suffers first when the encoder shrinks.</p>",
         escape(&published.source),
         escape(&published.protocol)
     );
-    let rest = published.html(&[4, 5, 6, 7]);
-    let main = published.html(&[1, 2, 3]);
-    Ok(format!("{words}{}{main}<details><summary>Tables 4 to 7 of the paper</summary>{rest}</details>", table.html()))
+    for (title, number, columns) in BESIDE {
+        let ours: Vec<&str> = columns.iter().copied().filter(|metric| data.metrics().contains(metric)).collect();
+        let mut table = Table::new(&format!("This run: {title}")).column("Encoder", None);
+        for metric in &ours {
+            let direction = data.summary.iter().find(|row| row.metric == *metric).map_or("", |row| arrow(&row.direction));
+            table = table.column(&format!("{}{direction}", metric_title(metric)), None);
+        }
+        for encoder in data.encoders.iter().filter(|encoder| encoder.name != REAL) {
+            let numbers: Vec<Option<&SummaryRow>> = ours.iter().map(|metric| data.value(&encoder.name, metric)).collect();
+            if numbers.iter().any(Option::is_some) {
+                let cells = numbers.into_iter().zip(&ours).map(|(row, metric)| {
+                    let kept = data.number(&encoder.name, &format!("retention_{metric}"), "all", Some(TEACHER));
+                    Cell::value(row).with_share(kept.map(|kept| kept.value))
+                });
+                table.row(std::iter::once(encoder_cell(encoder)).chain(cells).collect());
+            }
+        }
+        let ours = if table.is_empty() { format!("<p class=\"absent\">{title}: not measured in this run.</p>") } else { table.html() };
+        html.push_str(&published.beside(&ours, &[number]));
+    }
+    html.push_str("<details><summary>Tables 4 to 7 of the paper</summary>");
+    html.push_str(&published.beside("", &[4, 5, 6, 7]));
+    html.push_str("</details>");
+    Ok(html)
 }
 
 /// The name the page writes for an encoder.
 pub fn display_name(encoder: &Encoder) -> &str {
-    if encoder.name == REAL { "ground truth" } else { &encoder.name }
+    if encoder.name == REAL { GROUND_TRUTH } else { &encoder.name }
 }
 
-/// The image grid with its filters.
-pub fn images(data: &Data, pictures: &Grid) -> String {
-    let options: String = grid::categories(data)
-        .iter()
-        .map(|(dataset, category)| {
-            let value = escape(&format!("{dataset}/{category}"));
-            format!("<option value=\"{value}\">{value}</option>")
-        })
-        .collect();
-    let left_out = if pictures.shown < pictures.total {
-        format!(" {} of {} prompts fit into this page, taken in turn from every category.", pictures.shown, pictures.total)
-    } else {
-        String::new()
-    };
-    format!(
-        "<p>Every row shows one prompt with the same noise for every encoder.{left_out} Keys: <kbd>J</kbd> next, <kbd>K</kbd> previous.</p>\
-         <form class=\"filters\" role=\"search\"><label>Category <select name=\"category\"><option value=\"\">all</option>{options}</select></label>\
-         <label>Text <input type=\"search\" name=\"text\" placeholder=\"word in the prompt\"></label>\
-         <label>Order <select name=\"order\"><option value=\"\">as generated</option><option value=\"worst\">worst regression first</option>\
-         <option value=\"best\">best first</option></select></label>\
-         <label><input type=\"checkbox\" name=\"boxes\"> detected boxes</label><output aria-live=\"polite\"></output></form>\n\
-         <div class=\"grid\">\n{}</div>\n",
-        pictures.html
-    )
+/// How the page calls the encoder `real`.
+pub const GROUND_TRUTH: &str = "ground truth";
+
+/// The place where the script draws the images.
+pub fn images(n_items: usize) -> String {
+    if n_items == 0 {
+        return "<p>There are no images: none was generated.</p>".into();
+    }
+    include_str!("assets/gallery.html").into()
 }
 
 /// What the judges give to rendered ground truth.

@@ -2,25 +2,17 @@
 
 use std::fmt::Write as _;
 
+use super::significance::Tested;
+pub use crate::run::html::escape;
 use crate::run::results::SummaryRow;
+use crate::stats::comparison::Outcome;
 
-/// Text made safe for element content and double-quoted attributes.
-pub fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            _ => safe.push(character),
-        }
-    }
-    safe
-}
+/// The buttons below every table.
+const COPY: &str = "<p class=\"copy\">Copy as <button type=\"button\" data-copy=\"csv\">CSV</button> \
+    <button type=\"button\" data-copy=\"markdown\">Markdown</button> <button type=\"button\" data-copy=\"latex\">LaTeX</button> \
+    <span role=\"status\"></span></p>";
 
-/// One table with a caption, sortable by every column, copyable as CSV.
+/// One table with a caption, sortable by every column, copyable as CSV, Markdown and LaTeX.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     caption: String,
@@ -72,14 +64,41 @@ impl Cell {
         Self { shown, plain: plain_number(row.value), class: "number" }
     }
 
-    /// A reported difference: sign, interval, and in words whether the interval excludes zero.
-    pub fn difference(row: Option<&SummaryRow>) -> Self {
+    /// The same cell with its share of the teacher's value below.
+    pub fn with_share(mut self, percent: Option<f64>) -> Self {
+        if let Some(percent) = percent.filter(|percent| percent.is_finite()) {
+            let _ = write!(self.shown, "<br><small class=\"share\">{percent:.1} %</small>");
+        }
+        self
+    }
+
+    /// Text that stays on one line.
+    pub fn line(text: &str) -> Self {
+        Self { class: "number", ..Self::text(text) }
+    }
+
+    /// A command, in the letters of a terminal.
+    pub fn command(text: &str) -> Self {
+        Self { shown: format!("<code>{}</code>", escape(text)), plain: text.into(), class: "" }
+    }
+
+    /// Commands to be run one after the other; lines break between them.
+    pub fn commands(commands: &[String]) -> Self {
+        let shown: Vec<String> = commands.iter().map(|command| format!("<code>{}</code>", escape(command))).collect();
+        Self { shown: shown.join(" <code>&amp;&amp;</code> "), plain: commands.join(" && "), class: "" }
+    }
+
+    /// A reported difference: sign, interval, and in words what its test allows to say.
+    pub fn difference(row: Option<&SummaryRow>, tested: &Tested) -> Self {
         let Some(row) = row else { return Self::absent("no pairs") };
-        let (class, glyph, word) = match Outcome::of(row) {
-            Outcome::Better => ("number better", "▲", "better"),
-            Outcome::Worse => ("number worse", "▼", "worse"),
-            Outcome::Undecided => ("number undecided", "≈", "undecided"),
+        let outcome = tested.outcome(row);
+        let (class, glyph) = match outcome {
+            Outcome::Better | Outcome::BetterWithinMargin => ("number better", "▲"),
+            Outcome::Worse | Outcome::WorseWithinMargin => ("number worse", "▼"),
+            Outcome::Equivalent => ("number equivalent", "="),
+            Outcome::Undecided => ("number undecided", "?"),
         };
+        let word = outcome.words();
         let shown = format!(
             "<span aria-hidden=\"true\">{glyph}</span> {} <small class=\"outcome\">{word}</small><br><small class=\"interval\">{}</small> <small class=\"n\">n {}</small>",
             escape(&signed(&row.metric, row.value)),
@@ -87,30 +106,6 @@ impl Cell {
             row.n
         );
         Self { shown, plain: plain_number(row.value), class }
-    }
-}
-
-/// What an interval of a difference allows to say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    Better,
-    Worse,
-    /// The interval holds zero.
-    Undecided,
-}
-
-impl Outcome {
-    /// Reads a difference; a metric without direction is never better or worse.
-    pub fn of(row: &SummaryRow) -> Self {
-        let above = row.ci_low > 0.0;
-        let below = row.ci_high < 0.0;
-        match row.direction.as_str() {
-            "higher" if above => Self::Better,
-            "higher" if below => Self::Worse,
-            "lower" if above => Self::Worse,
-            "lower" if below => Self::Better,
-            _ => Self::Undecided,
-        }
     }
 }
 
@@ -141,7 +136,7 @@ impl Table {
         if self.is_empty() {
             return String::new();
         }
-        let mut html = format!("<div class=\"table\"><table><caption>{}</caption><thead><tr>", escape(&self.caption));
+        let mut html = format!("<div class=\"table\"><div class=\"scroll\"><table><caption>{}</caption><thead><tr>", escape(&self.caption));
         for column in &self.columns {
             let note = column.note.map(|n| format!("<sup><a href=\"#note-{n}\">{n}</a></sup>")).unwrap_or_default();
             let _ = write!(html, "<th scope=\"col\"><button type=\"button\" class=\"sort\">{}</button>{note}</th>", escape(&column.title));
@@ -156,7 +151,9 @@ impl Table {
             }
             html.push_str("</tr>");
         }
-        html.push_str("</tbody></table><button type=\"button\" class=\"csv\">Copy as CSV</button></div>\n");
+        html.push_str("</tbody></table></div>");
+        html.push_str(COPY);
+        html.push_str("</div>\n");
         html
     }
 }
@@ -236,17 +233,10 @@ mod tests {
     }
 
     #[test]
-    fn better_is_said_only_when_the_interval_excludes_zero() {
-        for (values, direction, expected) in [
-            ([2.0, 1.0, 3.0], "higher", Outcome::Better),
-            ([2.0, -0.1, 3.0], "higher", Outcome::Undecided),
-            ([2.0, 1.0, 3.0], "lower", Outcome::Worse),
-            ([-2.0, -3.0, -1.0], "lower", Outcome::Better),
-            ([2.0, 1.0, 3.0], "none", Outcome::Undecided),
-            ([2.0, f64::NEG_INFINITY, f64::INFINITY], "higher", Outcome::Undecided),
-        ] {
-            assert_eq!(Outcome::of(&row("compbench", values, direction)), expected, "{values:?} {direction}");
-        }
+    fn nothing_is_called_better_or_worse_without_a_test() {
+        let clear = row("compbench", [20.0, 15.0, 25.0], "higher");
+        let shown = Cell::difference(Some(&clear), &Tested::default()).shown;
+        assert!(shown.contains("undecided") && !shown.contains("better"), "{shown}");
     }
 
     #[test]
@@ -256,6 +246,5 @@ mod tests {
         assert_eq!(interval(&difference), "[−20.0, −4.0]");
         assert_eq!(interval(&row("effective_rank", [3.0, f64::NEG_INFINITY, f64::INFINITY], "none")), "no interval");
         assert_eq!(format_count(4_762_310_656.0), "4.76 B");
-        assert!(Cell::difference(Some(&difference)).shown.contains("worse"));
     }
 }

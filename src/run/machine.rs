@@ -50,6 +50,21 @@ pub fn free_disk(path: &Path) -> Option<u64> {
     Some(text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()? * 1024)
 }
 
+/// The commit of the clone of this project that `root` is, with `-dirty` where tracked files differ from it; `None` elsewhere.
+pub fn commit(root: &Path) -> Option<String> {
+    // A run in some other project's repository must not be signed with its commit.
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).ok()?;
+    let ours = format!("name = \"{}\"", env!("CARGO_PKG_NAME"));
+    if !manifest.lines().any(|line| line == ours) {
+        return None;
+    }
+    let root = std::path::absolute(root.join(".")).ok()?;
+    let output =
+        Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]).current_dir(root).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    (output.status.success() && !text.is_empty()).then_some(text)
+}
+
 /// Bytes in the largest unit that leaves at least one, with one decimal.
 pub fn readable_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -70,6 +85,14 @@ mod tests {
     fn bytes_read_in_the_largest_unit_that_fits() {
         let read: Vec<_> = [0, 1023, 1024, 1536, 5 << 30].map(readable_bytes).into();
         assert_eq!(read, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_no_clone_has_no_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(commit(folder.path()), None);
+        std::fs::write(folder.path().join("Cargo.toml"), "name = \"other\"\n").unwrap();
+        assert_eq!(commit(folder.path()), None);
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub struct Manifest {
     pub command: String,
     pub threads: usize,
     pub device: String,
+    /// Commit of the sources, where the run was made in a clone of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// Seconds since 1970, when the stage ended.
     pub finished: u64,
     /// Wall time of the run that ended the stage; a resumed run counts from its resumption.
@@ -189,6 +192,7 @@ impl Stage {
             command: std::env::args().collect::<Vec<_>>().join(" "),
             threads: rayon::current_num_threads(),
             device: machine::description(),
+            commit: machine::commit(&self.root),
             finished: unix_seconds(),
             seconds,
         };

@@ -5,6 +5,7 @@ pub mod context;
 pub mod evaluation;
 pub mod files;
 pub mod hashes;
+pub mod html;
 pub mod interrupt;
 pub mod machine;
 pub mod manifest;

@@ -1,5 +1,8 @@
 //! The tables by which `generate`, `evaluate` and `report` talk.
 
+/// Name of the table of [`TokenRow`]s beside the images.
+pub const TOKENS: &str = "tokens.parquet";
+
 crate::table! {
     /// One generated image.
     pub struct SampleRow {
@@ -22,6 +25,19 @@ crate::table! {
         pub steps: u64,
         /// PNG file, relative to the folder of this table.
         pub image: String,
+    }
+}
+
+crate::table! {
+    /// What a text encoder is given of one prompt.
+    pub struct TokenRow {
+        pub prompt_id: u64,
+        /// The pieces of the whole prompt with its end piece, as a JSON array of texts.
+        pub pieces: String,
+        /// How many of them the encoder sees, the end piece included; the others are cut.
+        pub kept: u64,
+        /// Length of every sequence; what the pieces do not fill is padding.
+        pub length: u64,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Means, ratios and proportions with intervals. The images of one prompt share their difficulty, so the unit that is
+//! Means and ratios of means with bootstrap intervals. The images of one prompt share their difficulty, so the unit that is
 //! resampled is the prompt, never the image.
 //!
 //! Nothing here knows what the numbers mean; NaN is rejected at the door.
@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::run::rng;
+use crate::stats::Estimate;
 
 /// How intervals are made.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -29,18 +30,6 @@ impl Default for Bootstrap {
             seed: 0,
         }
     }
-}
-
-/// A number with its interval.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Estimate {
-    pub value: f64,
-    pub low: f64,
-    pub high: f64,
-    /// Images, or pairs of images.
-    pub n: u64,
-    /// Prompts; with one prompt nothing can be said about others and the interval is infinite.
-    pub clusters: u64,
 }
 
 /// One image's value, or one pair of values, of one prompt.
@@ -75,7 +64,7 @@ pub fn ratio_of_means(strata: &[Vec<Observation>], bootstrap: &Bootstrap) -> Res
     check(bootstrap)?;
     let grouped = strata.iter().map(|stratum| group(stratum)).collect::<Result<Vec<_>>>()?;
     if grouped.is_empty() {
-        return Err(Error::Invalid("a mean needs at least one observation, found none".into()));
+        return Err(nothing());
     }
     let value = ratio(grouped.iter().map(|clusters| totals(clusters.iter().map(|cluster| (cluster, 1)))));
     if !value.is_finite() {
@@ -94,32 +83,6 @@ pub fn ratio_of_means(strata: &[Vec<Observation>], bootstrap: &Bootstrap) -> Res
     samples.iter_mut().filter(|sample| sample.is_nan()).for_each(|sample| *sample = f64::INFINITY);
     let (low, high) = percentile_interval(&mut samples, bootstrap.level);
     Ok(Estimate { value, low, high, n, clusters })
-}
-
-/// The share of successes (values 0 or 1) with Wilson's score interval, which does not collapse at 0 and 1.
-/// Needs independent trials: one per prompt.
-pub fn wilson(successes: u64, trials: u64, level: f64) -> Result<Estimate> {
-    if trials == 0 || successes > trials || !(level > 0.0 && level < 1.0) {
-        return Err(Error::Invalid(format!("{successes} successes of {trials} trials at level {level} is no proportion")));
-    }
-    let (n, p) = (trials as f64, successes as f64 / trials as f64);
-    let z = normal_quantile(0.5 + level / 2.0);
-    let (centre, spread) = (p + z * z / (2.0 * n), z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt());
-    let scale = 1.0 + z * z / n;
-    let (low, high) = (((centre - spread) / scale).max(0.0), ((centre + spread) / scale).min(1.0));
-    Ok(Estimate { value: p, low, high, n: trials, clusters: trials })
-}
-
-/// The mean of values that are all 0 or `scale`: Wilson's interval where every prompt has one image, else the bootstrap
-/// over prompts; where the prompts all agree and the bootstrap would collapse, Wilson's over the prompts.
-pub fn proportion(observations: &[Observation], scale: f64, bootstrap: &Bootstrap) -> Result<Estimate> {
-    let estimate = mean(observations, bootstrap)?;
-    if estimate.clusters == estimate.n || estimate.low == estimate.high {
-        let successes = (estimate.value / scale * estimate.clusters as f64).round() as u64;
-        let wilson = wilson(successes, estimate.clusters, bootstrap.level)?;
-        return Ok(Estimate { low: wilson.low * scale, high: wilson.high * scale, ..estimate });
-    }
-    Ok(estimate)
 }
 
 /// How often each of `clusters` prompts is drawn in each resample; the same for every metric and encoder with as many
@@ -164,44 +127,15 @@ pub fn quantile(sorted: &[f64], p: f64) -> f64 {
     if below == above { below } else { below + (above - below) * position.fract() }
 }
 
-/// Quantile of the standard normal distribution by bisection of [`normal_probability`], `p` in (0, 1).
-pub fn normal_quantile(p: f64) -> f64 {
-    let (mut low, mut high) = (-40.0, 40.0);
-    for _ in 0..200 {
-        let middle = 0.5 * (low + high);
-        if normal_probability(middle) < p {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    0.5 * (low + high)
-}
-
-/// Distribution function of the standard normal distribution, by its series (|x| < 6) or its continued fraction.
-pub fn normal_probability(x: f64) -> f64 {
-    let density = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
-    if x.abs() < 6.0 {
-        let (mut term, mut sum, mut k) = (x, x, 1.0);
-        while f64::abs(term) > 1e-17 * f64::abs(sum) {
-            k += 2.0;
-            term *= x * x / k;
-            sum += term;
-        }
-        return 0.5 + density * sum;
-    }
-    let tail = density / (1..60).rev().fold(x.abs(), |fraction, k| x.abs() + f64::from(k) / fraction);
-    if x > 0.0 { 1.0 - tail } else { tail }
-}
-
 /// Sums of one prompt.
-struct Cluster {
-    value: f64,
+pub(super) struct Cluster {
+    pub(super) value: f64,
     denominator: f64,
-    n: f64,
+    pub(super) n: f64,
 }
 
-fn group(observations: &[Observation]) -> Result<Vec<Cluster>> {
+/// Sums by prompt, in order of the prompts' numbers.
+pub(super) fn group(observations: &[Observation]) -> Result<Vec<Cluster>> {
     let mut clusters: BTreeMap<u64, Cluster> = BTreeMap::new();
     for observation in observations {
         if !observation.value.is_finite() || !observation.denominator.is_finite() {
@@ -214,9 +148,13 @@ fn group(observations: &[Observation]) -> Result<Vec<Cluster>> {
         cluster.n += 1.0;
     }
     if clusters.is_empty() {
-        return Err(Error::Invalid("a mean needs at least one observation, found none".into()));
+        return Err(nothing());
     }
     Ok(clusters.into_values().collect())
+}
+
+pub(super) fn nothing() -> Error {
+    Error::Invalid("a mean needs at least one observation, found none".into())
 }
 
 /// Mean value and mean denominator of one stratum.
@@ -235,7 +173,7 @@ fn ratio(strata: impl Iterator<Item = (f64, f64)>) -> f64 {
     if denominator > 0.0 { value / denominator } else { f64::NAN }
 }
 
-fn check(bootstrap: &Bootstrap) -> Result<()> {
+pub(super) fn check(bootstrap: &Bootstrap) -> Result<()> {
     if bootstrap.resamples < 20 || !(bootstrap.level > 0.0 && bootstrap.level < 1.0) {
         let found = format!("{} resamples at level {}", bootstrap.resamples, bootstrap.level);
         return Err(Error::config(format!("{found} give no interval"), "use at least 20 resamples and a level between 0 and 1"));
@@ -257,24 +195,6 @@ mod tests {
         let mut rng = rng::stream(rng::Key { seed, purpose: "test", item: 0, draw: 0 });
         let values = rng::normal(&mut rng, n as usize);
         values.iter().enumerate().map(|(i, &value)| Observation::plain(i as u64, f64::from(value))).collect()
-    }
-
-    #[test]
-    fn normal_quantiles_are_the_tabulated_ones() {
-        for (p, expected) in [(0.975, 1.959963984540), (0.5, 0.0), (0.0013498980316301, -3.0), (1e-12, -7.034483825301)] {
-            assert!((normal_quantile(p) - expected).abs() < 1e-9, "{p}: {}", normal_quantile(p));
-        }
-    }
-
-    #[test]
-    fn wilson_interval_is_the_textbook_one() {
-        // 50 of 100 at 95 %: 0.5 ± 0.0962 (Newcombe 1998, formula 3); 0 of 10: upper bound z²/(n + z²).
-        let half = wilson(50, 100, 0.95).unwrap();
-        assert!((half.low - 0.403_831_5).abs() < 1e-6 && (half.high - 0.596_168_5).abs() < 1e-6, "{half:?}");
-        let none = wilson(0, 10, 0.95).unwrap();
-        let z2 = 1.959963984540f64.powi(2);
-        assert!(none.low == 0.0 && (none.high - z2 / (10.0 + z2)).abs() < 1e-9, "{none:?}");
-        assert!(wilson(3, 2, 0.95).is_err());
     }
 
     #[test]
@@ -334,13 +254,6 @@ mod tests {
             .collect();
         let estimate = ratio_of_means(&[observations], &BOOTSTRAP).unwrap();
         assert!((estimate.value - 1.0).abs() < 1e-12 && (estimate.high - estimate.low).abs() < 1e-12);
-    }
-
-    #[test]
-    fn proportions_of_one_do_not_claim_certainty() {
-        let all = plain(&(0..20).map(|i| (i, 100.0)).collect::<Vec<_>>());
-        let estimate = proportion(&all, 100.0, &BOOTSTRAP).unwrap();
-        assert!(estimate.value == 100.0 && estimate.high == 100.0 && (83.0..85.0).contains(&estimate.low), "{estimate:?}");
     }
 
     #[test]
