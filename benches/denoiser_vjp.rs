@@ -54,6 +54,7 @@ fn random() -> Result<Setup> {
             time: Tensor::full(0.6f32, BATCH, &Device::Cpu)?,
             guidance: Tensor::full(3.5f32, BATCH, &Device::Cpu)?,
             pooled: wave(&[BATCH, config.vec_in_dim], 0.71)?,
+            text_mask: None,
         },
         text: wave(&[BATCH, TEXT_TOKENS, config.context_in_dim], 0.53)?,
         target: wave(&[BATCH, IMAGE_TOKENS, config.in_channels], 0.29)?,
@@ -68,7 +69,13 @@ fn twin(path: PathBuf) -> Result<Setup> {
     let input = |name: &str| tensors[&format!("input.{name}")].clone();
     let setup = Setup {
         flux: Flux::new(&config()?, &weights)?,
-        input: DenoiserInput { latents: input("latents"), time: input("time"), guidance: input("guidance"), pooled: input("pooled") },
+        input: DenoiserInput {
+            latents: input("latents"),
+            time: input("time"),
+            guidance: input("guidance"),
+            pooled: input("pooled"),
+            text_mask: None,
+        },
         text: input("text"),
         target: tensors["target"].clone(),
     };

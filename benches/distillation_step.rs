@@ -51,6 +51,7 @@ fn setup() -> Result<Setup> {
         conditions: Conditions {
             pooled: Tensor::zeros((BATCH, denoiser.vec_in_dim), DType::F32, &Device::Cpu)?,
             guidance: Tensor::full(3.5f32, BATCH, &Device::Cpu)?,
+            text_mask: None,
         },
         denoiser: Flux::new(&denoiser, &weights.pp("denoiser"))?,
         latents: noise(1, &uses, LatentShape::square(64, 4, 16)?, &Device::Cpu)?,

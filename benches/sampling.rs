@@ -39,6 +39,7 @@ fn setup() -> Result<Setup> {
         conditions: Conditions {
             pooled: Tensor::zeros((BATCH, denoiser.vec_in_dim), DType::F32, &Device::Cpu)?,
             guidance: Tensor::full(3.5f32, BATCH, &Device::Cpu)?,
+            text_mask: None,
         },
         text: Tensor::ones((BATCH, TOKENS, denoiser.context_in_dim), DType::F32, &Device::Cpu)?,
         times: flow_times(STEPS, shape.n_patches(), Shift::Resolution)?,

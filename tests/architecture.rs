@@ -260,6 +260,51 @@ fn no_unwrap_outside_tests() {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
+/// Rows of `docs/parity.md` are `| network | step | reference | error | tolerance | fixture | test |`, the last two in backticks.
+fn parity_rows(text: &str) -> Vec<(Vec<String>, String)> {
+    let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let rows = text.lines().filter(|line| line.starts_with('|')).map(cells).skip(2);
+    rows.map(|mut row| {
+        assert_eq!(row.len(), 7, "{row:?}");
+        let test = row.pop().unwrap().trim_matches('`').to_owned();
+        // Several fixtures are separated by commas; `–` stands for a reference that runs inside the test.
+        let fixtures = row.pop().unwrap();
+        (fixtures.split(',').map(|name| name.trim().trim_matches('`').to_owned()).filter(|name| name != "–").collect(), test)
+    })
+    .collect()
+}
+
+/// `file::name` of every test in the files that compare with a reference.
+fn parity_tests() -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("tests").unwrap() {
+        let path = entry.unwrap().path();
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if !path.is_file() || !(stem.starts_with("parity_") || stem == "checkpoints") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for part in text.split("#[test]\n").skip(1) {
+            let name = part.trim_start().strip_prefix("fn ").unwrap().split('(').next().unwrap();
+            found.push(format!("{stem}::{name}"));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_parity_test_has_its_row_and_every_row_its_test_and_fixture() {
+    let rows = parity_rows(&fs::read_to_string("docs/parity.md").unwrap());
+    let mut named: Vec<String> = rows.iter().map(|(_, test)| test.clone()).collect();
+    named.sort();
+    named.dedup();
+    assert_eq!(named, parity_tests(), "left: rows of docs/parity.md; right: tests");
+    for fixture in rows.iter().flat_map(|(fixtures, _)| fixtures) {
+        assert!(Path::new("tests/fixtures").join(fixture).exists(), "docs/parity.md names the fixture `{fixture}`, which is not there");
+    }
+}
+
 /// The checks above must be able to fail.
 #[test]
 fn the_checks_see_what_they_are_for() {

@@ -7,7 +7,7 @@ use common::{TinyWorld, config, read_weights};
 use scaledown::distill::Objective;
 use scaledown::error::Error;
 use scaledown::models::card::StudentCard;
-use scaledown::models::{Denoiser, DenoiserInput};
+use scaledown::models::{Denoiser, DenoiserInput, Pullback};
 use scaledown::nn::param::Parameters;
 use scaledown::run::results::TrainLogRow;
 
@@ -64,6 +64,10 @@ struct Broken<'a>(&'a dyn Denoiser);
 impl Denoiser for Broken<'_> {
     fn velocity(&self, input: &DenoiserInput, text: &Tensor) -> scaledown::error::Result<Tensor> {
         self.0.velocity(input, text)
+    }
+
+    fn velocity_with_pullback<'a>(&'a self, input: &DenoiserInput, text: &Tensor) -> scaledown::error::Result<(Tensor, Pullback<'a>)> {
+        self.0.velocity_with_pullback(input, text)
     }
 
     fn loss_and_text_gradient(&self, input: &DenoiserInput, text: &Tensor, target: &Tensor) -> scaledown::error::Result<(f64, Tensor)> {

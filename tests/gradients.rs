@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
+use scaledown::models::checkpointing::Checkpointing;
 use scaledown::models::flux::{Flux, FluxConfig};
+use scaledown::models::guidance::{Guided, Negative};
+use scaledown::models::pixart::{PixArt, PixArtConfig};
+use scaledown::models::sd3::{Sd3, Sd3Config};
 use scaledown::models::student::{Student, StudentConfig};
 use scaledown::models::t5::{T5Config, T5Encoder};
-use scaledown::models::weights::Weights;
+use scaledown::models::weights::{Weights, read_safetensors};
 use scaledown::models::{Denoiser, DenoiserInput};
 use scaledown::nn::param::{Gradients, Parameters};
 use scaledown::nn::residual::mean_squared_error;
@@ -95,6 +99,7 @@ fn input(dtype: DType) -> DenoiserInput {
         time: Tensor::new(&[0.3f64, 0.8], &Device::Cpu).unwrap().to_dtype(dtype).unwrap(),
         guidance: Tensor::new(&[2.0f64, 3.5], &Device::Cpu).unwrap().to_dtype(dtype).unwrap(),
         pooled: random(&[2, 32], 2, dtype),
+        text_mask: None,
     }
 }
 
@@ -163,4 +168,104 @@ fn a_frozen_denoiser_gives_the_same_text_gradient() {
     let trained = flux.vjp(saved, &d_velocity, &mut Gradients::collect()).unwrap();
     let frozen = flux.loss_and_text_gradient(&input, &text, &target).unwrap().1;
     assert_eq!(trained.flatten_all().unwrap().to_vec1::<f32>().unwrap(), frozen.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+}
+
+/// A network of the tests' size from its parity fixture, whose weights are all random, in f64.
+fn from_fixture<N>(name: &str, make: impl FnOnce(&Weights) -> scaledown::error::Result<N>) -> N {
+    let path = std::path::PathBuf::from(format!("tests/fixtures/{name}.safetensors"));
+    let tensors = read_safetensors(&path, &Device::Cpu).unwrap();
+    let named = tensors.into_iter().filter_map(|(name, value)| Some((name.strip_prefix("weights.")?.to_owned(), value)));
+    make(&Weights::from_tensors(named.collect(), &path, DType::F64, &Device::Cpu)).unwrap()
+}
+
+/// For latents of 16 patches and 4 channels, pooled text 12 wide, text of 7 tokens, of which the first item shows 4.
+fn small_input(dtype: DType) -> (DenoiserInput, Tensor, Tensor) {
+    let mask: Vec<f64> = (0..14).map(|i| if (4..7).contains(&i) { 0.0 } else { 1.0 }).collect();
+    let input = DenoiserInput {
+        latents: random(&[2, 16, 16], 1, dtype),
+        time: Tensor::new(&[0.3f64, 0.8], &Device::Cpu).unwrap().to_dtype(dtype).unwrap(),
+        guidance: Tensor::new(&[2.0f64, 3.5], &Device::Cpu).unwrap().to_dtype(dtype).unwrap(),
+        pooled: random(&[2, 12], 2, dtype),
+        text_mask: Some(Tensor::from_vec(mask, (2, 7), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()),
+    };
+    (input, random(&[2, 7, 20], 3, dtype), random(&[2, 16, 16], 4, dtype))
+}
+
+fn inner(a: &Tensor, b: &Tensor) -> f64 {
+    (a * b).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap()
+}
+
+/// Checks `gradient` at `x` along itself and along four random directions.
+fn check_at(x: &Tensor, gradient: &Tensor, loss: impl Fn(&Tensor) -> f64) {
+    assert_eq!(x.dims(), gradient.dims());
+    let norm = inner(gradient, gradient).sqrt();
+    assert!(norm > 1e-6, "the loss does not depend on the input");
+    for i in 0..5u64 {
+        let direction = if i == 0 { gradient.clone() } else { random(x.dims(), 300 + i, DType::F64) };
+        let direction = (&direction / inner(&direction, &direction).sqrt()).unwrap();
+        let at = |by: f64| loss(&(x + (&direction * by).unwrap()).unwrap());
+        let (numeric, exact) = ((at(STEP) - at(-STEP)) / (2.0 * STEP), inner(gradient, &direction));
+        let error = (numeric - exact).abs() / exact.abs().max(1e-2 * norm);
+        assert!(error < TOLERANCE, "direction {i}: numeric {numeric}, exact {exact}, error {error}");
+    }
+}
+
+/// The text gradient by differences, and the same bits whatever was kept for the backward pass.
+fn check_text_gradient<D: Denoiser>(mut denoiser: D, set: impl Fn(&mut D, Checkpointing)) {
+    let (input, text, target) = small_input(DType::F64);
+    let loss = |text: &Tensor| mean_squared_error(&denoiser.velocity(&input, text).unwrap(), &target).unwrap().0;
+    let (value, gradient) = denoiser.loss_and_text_gradient(&input, &text, &target).unwrap();
+    assert_eq!(value, loss(&text), "the forward pass that keeps nothing differs");
+    check_at(&text, &gradient, loss);
+    let numbers = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    for policy in [Checkpointing::BlockInputs, Checkpointing::Every(2)] {
+        set(&mut denoiser, policy);
+        let again = denoiser.loss_and_text_gradient(&input, &text, &target).unwrap().1;
+        assert_eq!(numbers(&gradient), numbers(&again), "{policy:?}");
+    }
+}
+
+fn sd3() -> Sd3 {
+    from_fixture("sd3", |weights| Sd3::new(&Sd3Config::preset("smoke")?, weights))
+}
+
+fn pixart() -> PixArt {
+    from_fixture("pixart", |weights| PixArt::new(&PixArtConfig::preset("smoke")?, weights))
+}
+
+#[test]
+fn text_gradient_of_stable_diffusion_3() {
+    check_text_gradient(sd3(), |sd3, policy| sd3.checkpointing = policy);
+}
+
+#[test]
+fn text_gradient_of_pixart() {
+    check_text_gradient(pixart(), |pixart, policy| pixart.checkpointing = policy);
+}
+
+#[test]
+fn tokens_that_the_mask_hides_have_no_gradient() {
+    let (input, text, target) = small_input(DType::F64);
+    let gradient = pixart().loss_and_text_gradient(&input, &text, &target).unwrap().1;
+    let sizes: Vec<f64> = gradient.abs().unwrap().sum(2).unwrap().get(0).unwrap().to_vec1().unwrap();
+    assert!(sizes[..4].iter().all(|&size| size > 0.0) && sizes[4..].iter().all(|&size| size == 0.0), "{sizes:?}");
+}
+
+#[test]
+fn guided_predictions_have_gradients_of_text_and_negative_text() {
+    let (sd3, (input, text, target)) = (sd3(), small_input(DType::F64));
+    // One negative prompt for the whole batch, as pipelines have it.
+    let negative = Negative { text: random(&[1, 7, 20], 5, DType::F64), pooled: random(&[1, 12], 6, DType::F64), text_mask: None };
+    let guided = |text: Tensor| Guided { denoiser: &sd3, negative: Negative { text, ..negative.clone() } };
+    let loss = |guided: &Guided, text: &Tensor| mean_squared_error(&guided.velocity(&input, text).unwrap(), &target).unwrap().0;
+
+    let still = guided(negative.text.clone());
+    let (_, gradient) = still.loss_and_text_gradient(&input, &text, &target).unwrap();
+    check_at(&text, &gradient, |text| loss(&still, text));
+    let (prediction, pullback) = still.velocity_with_both_pullbacks(&input, &text).unwrap();
+    let (_, d_prediction) = mean_squared_error(&prediction, &target).unwrap();
+    let (d_text, d_negative) = pullback(&d_prediction).unwrap();
+    assert_eq!(inner(&(&d_text - &gradient).unwrap(), &d_text), 0.0);
+    let both = d_negative.sum_keepdim(0).unwrap();
+    check_at(&negative.text, &both, |negative| loss(&guided(negative.clone()), &text));
 }

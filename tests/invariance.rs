@@ -35,6 +35,7 @@ impl Case {
             time: Tensor::from_vec((1..=BATCH).map(|i| i as f32 / 6.0).collect::<Vec<_>>(), BATCH, &Device::Cpu).unwrap(),
             guidance: Tensor::full(2.5f32, BATCH, &Device::Cpu).unwrap(),
             pooled: random(&[BATCH, config.vec_in_dim], 2),
+            text_mask: None,
         };
         let text = random(&[BATCH, TEXT_TOKENS, config.context_in_dim], 3);
         let target = random(&[BATCH, IMAGE_TOKENS, config.in_channels], 4);
@@ -91,6 +92,7 @@ fn an_image_has_the_velocity_it_has_alone() {
             time: only(&case.input.time),
             guidance: only(&case.input.guidance),
             pooled: only(&case.input.pooled),
+            text_mask: None,
         };
         let alone = case.flux.velocity(&input, &only(&case.text)).unwrap();
         let difference = (alone - only(&together)).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();

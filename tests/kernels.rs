@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 use scaledown::nn::activation::{add, gated_gelu, gated_gelu_vjp, gelu, gelu_vjp, relu_dropout, relu_dropout_vjp, silu, silu_vjp};
-use scaledown::nn::attention::{BiasGradient, attention, attention_vjp};
+use scaledown::nn::attention::{BiasGradient, attention, attention_output, attention_vjp};
 use scaledown::nn::cpu::output::poison_unwritten;
 use scaledown::nn::cross_entropy::cross_entropy;
 use scaledown::nn::embedding::{embedding, embedding_vjp};
@@ -12,7 +12,7 @@ use scaledown::nn::linear::{column_sums, linear, linear_input_vjp, linear_weight
 use scaledown::nn::norm::{modulated_norm, modulated_norm_vjp, rms_norm, rms_norm_vjp};
 use scaledown::nn::param::{Gradients, Param};
 use scaledown::nn::real::use_baseline;
-use scaledown::nn::residual::{gated_residual, gated_residual_vjp, mean_squared_error};
+use scaledown::nn::residual::{gated, gated_residual, gated_residual_vjp, mean_squared_error};
 use scaledown::nn::rope::{Rotation, Stream, qkv_norm_rope, qkv_norm_rope_vjp};
 use scaledown::run::rng;
 
@@ -160,6 +160,12 @@ proptest! {
                 vec![dy.clone(), dgate, dh]
             },
         );
+        // With the gradient of the gate known from above.
+        check(
+            &[&[b, l, d], &[b, d]],
+            &|x| gated(&x[0], &x[1]).unwrap(),
+            &|x, dy| vec![gated(dy, &x[1]).unwrap(), gated_residual_vjp(&x[1], &x[0], dy).unwrap().0],
+        );
     }
 
     #[test]
@@ -196,6 +202,27 @@ proptest! {
                 vec![g.dq, g.dk, g.dv, g.dbias.unwrap()]
             },
         );
+    }
+
+    #[test]
+    fn attention_to_other_tokens((b, l, h, half) in heads(), keys in 1..=40usize) {
+        let (q, kv, scale) = ([b, l, h, 2 * half], [b, keys, h, 2 * half], (2.0 * half as f64).powf(-0.5));
+        // Every kind of bias; the mask leaves the first key.
+        let hidden: Vec<f64> = (0..b * keys).map(|i| if i % keys > 0 && i % 3 == 0 { -1e4 } else { 0.0 }).collect();
+        let mask = Tensor::from_vec(hidden, (b, keys), &Device::Cpu).unwrap();
+        for bias in [mask, random(&[h, l, keys], 70), random(&[b, h, l, keys], 71)] {
+            let bias = |x: &Tensor| bias.to_dtype(x.dtype()).unwrap();
+            check(
+                &[&q, &kv, &kv],
+                &|x| attention(&x[0], &x[1], &x[2], Some(&bias(&x[0])), scale).unwrap().0,
+                &|x, dy| {
+                    let (y, saved) = attention(&x[0], &x[1], &x[2], Some(&bias(&x[0])), scale).unwrap();
+                    assert_eq!(numbers(&y), numbers(&attention_output(&x[0], &x[1], &x[2], Some(&bias(&x[0])), scale).unwrap()));
+                    let g = attention_vjp(&saved, (&x[0], &x[1], &x[2]), scale, dy, BiasGradient::Skip).unwrap();
+                    vec![g.dq, g.dk, g.dv]
+                },
+            );
+        }
     }
 
     #[test]

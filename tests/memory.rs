@@ -55,6 +55,7 @@ fn with_block_inputs_only_a_step_needs_one_block_and_the_inputs() {
         time: Tensor::full(0.5f32, BATCH, &Device::Cpu).unwrap(),
         guidance: Tensor::full(3.5f32, BATCH, &Device::Cpu).unwrap(),
         pooled: Tensor::ones((BATCH, config.vec_in_dim), DType::F32, &Device::Cpu).unwrap(),
+        text_mask: None,
     };
     let text = Tensor::ones((BATCH, TEXT_TOKENS, config.context_in_dim), DType::F32, &Device::Cpu).unwrap();
     let target = input.latents.zeros_like().unwrap();

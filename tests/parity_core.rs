@@ -85,6 +85,7 @@ fn flux_equals_candle_transformers() {
         time: Tensor::new(&[0.3f32, 0.8], &Device::Cpu).unwrap(),
         guidance: Tensor::new(&[2.0f32, 3.5], &Device::Cpu).unwrap(),
         pooled: random(&[b, config.vec_in_dim], 2),
+        text_mask: None,
     };
     let text = random(&[b, l, config.context_in_dim], 3);
     let grid: Vec<f32> = (0..n).flat_map(|i| [0.0, (i / 4) as f32, (i % 4) as f32]).collect();

@@ -37,7 +37,13 @@ fn velocity_loss_and_text_gradient_are_those_of_pytorch() {
     weights.finish().unwrap();
     let input = |name: &str| tensors[&format!("input.{name}")].clone();
     let text = input("text");
-    let input = DenoiserInput { latents: input("latents"), time: input("time"), guidance: input("guidance"), pooled: input("pooled") };
+    let input = DenoiserInput {
+        latents: input("latents"),
+        time: input("time"),
+        guidance: input("guidance"),
+        pooled: input("pooled"),
+        text_mask: None,
+    };
 
     // PyTorch ran in f32 too: errors are a few roundings of values near 1.
     let velocity = flux.velocity(&input, &text).unwrap();

@@ -338,7 +338,7 @@ impl Painter {
         let (ids, pooled) = self.prompts.read(&texts)?;
         let uses: Vec<Use> = rows.iter().map(|row| Use { prompt_id: row.prompt_id, draw: row.image_idx }).collect();
         let guidance: Vec<f32> = rows.iter().map(|row| row.guidance as f32).collect();
-        let conditions = Conditions { pooled, guidance: Tensor::new(guidance, &Device::Cpu)? };
+        let conditions = Conditions { pooled, guidance: Tensor::new(guidance, &Device::Cpu)?, text_mask: None };
         let noise = latents::noise(seed, &uses, self.shape, &Device::Cpu)?;
         let packed = sampler::sample(&self.denoiser, &noise, &self.encoder.encode(&ids)?, &conditions, &self.times)?;
         let images = self.autoencoder.decode(&latents::unpack(&packed, self.shape)?)?;

@@ -4,3 +4,4 @@ pub mod generate;
 pub mod latents;
 pub mod sampler;
 pub mod schedule;
+pub mod variance;

@@ -1,12 +1,13 @@
-//! Euler integration of a denoiser's velocity from noise to packed latents; the same noise gives comparable images for
-//! every text encoder.
+//! From noise to packed latents: Euler steps along a denoiser's velocity, or a solver over its predictions of noise. The same
+//! noise gives comparable images for every text encoder.
 //!
 //! B batch, L text tokens, N patches, C packed channels, D text width, P pooled width.
 
 use candle_core::Tensor;
 
-use crate::error::Result;
-use crate::models::{Denoiser, DenoiserInput};
+use super::variance::VarianceSteps;
+use crate::error::{Error, Result};
+use crate::models::{Denoiser, DenoiserInput, Predicts};
 use crate::nn::finite::check_finite;
 
 /// What stays the same over one trajectory of B images.
@@ -16,13 +17,16 @@ pub struct Conditions {
     pub pooled: Tensor,
     /// Guidance scale `[B]`.
     pub guidance: Tensor,
+    /// 1 for tokens that are seen, 0 for padding, `[B, L]`, for denoisers that look at it.
+    pub text_mask: Option<Tensor>,
 }
 
 impl Conditions {
     /// The denoiser's input for `latents` `[B, N, C]` at time `t`.
     pub fn at(&self, latents: &Tensor, t: f64) -> Result<DenoiserInput> {
         let time = Tensor::full(t as f32, latents.dim(0)?, latents.device())?;
-        Ok(DenoiserInput { latents: latents.clone(), time, guidance: self.guidance.clone(), pooled: self.pooled.clone() })
+        let Self { pooled, guidance, text_mask } = self.clone();
+        Ok(DenoiserInput { latents: latents.clone(), time, guidance, pooled, text_mask })
     }
 }
 
@@ -30,8 +34,9 @@ impl Conditions {
 /// returns the packed latents `[B, N, C]` of the images.
 ///
 /// # Errors
-/// Latents that stop being finite are an error with the time at which it happened.
+/// Latents that stop being finite are an error with the time at which it happened; a denoiser that predicts noise is one too.
 pub fn sample(denoiser: &dyn Denoiser, noise: &Tensor, text: &Tensor, conditions: &Conditions, times: &[f64]) -> Result<Tensor> {
+    expect(denoiser, Predicts::Velocity)?;
     let mut latents = noise.clone();
     for pair in times.windows(2) {
         let velocity = denoiser.velocity(&conditions.at(&latents, pair[0])?, text)?;
@@ -39,6 +44,36 @@ pub fn sample(denoiser: &dyn Denoiser, noise: &Tensor, text: &Tensor, conditions
         check_finite(&latents, "latents", || format!("after the denoising step at time {}", pair[0]))?;
     }
     Ok(latents)
+}
+
+/// Follows predictions of noise under `text` `[B, L, D]` from `noise` `[B, N, C]` and returns the packed latents `[B, N, C]` of
+/// the images.
+///
+/// # Errors
+/// As [`sample`], the other way round: the denoiser must predict noise.
+pub fn sample_by_noise(
+    denoiser: &dyn Denoiser,
+    noise: &Tensor,
+    text: &Tensor,
+    conditions: &Conditions,
+    mut steps: VarianceSteps,
+) -> Result<Tensor> {
+    expect(denoiser, Predicts::Noise)?;
+    let mut latents = noise.clone();
+    while let Some(time) = steps.time() {
+        let predicted = denoiser.velocity(&conditions.at(&latents, time)?, text)?;
+        latents = steps.step(&latents, &predicted)?;
+        check_finite(&latents, "latents", || format!("after the denoising step at time {time}"))?;
+    }
+    Ok(latents)
+}
+
+fn expect(denoiser: &dyn Denoiser, expected: Predicts) -> Result<()> {
+    let found = denoiser.predicts();
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!("this sampler follows {expected:?}, but the denoiser predicts {found:?}")))
 }
 
 /// One Euler step of `latents` `[B, N, C]` along `velocity` `[B, N, C]` from time `t` to `t_next`.
@@ -50,7 +85,7 @@ pub fn euler_step(latents: &Tensor, velocity: &Tensor, t: f64, t_next: f64) -> R
 mod tests {
     use super::*;
     use crate::diffusion::schedule::{Shift, flow_times};
-    use crate::error::Error;
+    use crate::models::Pullback;
     use candle_core::Device;
 
     /// v = a · x + mean(text) + guidance · t: every image sees its own row only.
@@ -62,7 +97,7 @@ mod tests {
             Ok((&input.latents * self.0)?.broadcast_add(&shift.unsqueeze(1)?.unsqueeze(2)?)?)
         }
 
-        fn loss_and_text_gradient(&self, _: &DenoiserInput, _: &Tensor, _: &Tensor) -> Result<(f64, Tensor)> {
+        fn velocity_with_pullback<'a>(&'a self, _: &DenoiserInput, _: &Tensor) -> Result<(Tensor, Pullback<'a>)> {
             Err(Error::Invalid("sampling needs no gradient".into()))
         }
     }
@@ -72,7 +107,7 @@ mod tests {
     }
 
     fn conditions(guidance: &[f32]) -> Conditions {
-        Conditions { pooled: filled(0.0, &[guidance.len(), 1]), guidance: Tensor::new(guidance, &Device::Cpu).unwrap() }
+        Conditions { pooled: filled(0.0, &[guidance.len(), 1]), guidance: Tensor::new(guidance, &Device::Cpu).unwrap(), text_mask: None }
     }
 
     #[test]

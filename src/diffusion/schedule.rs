@@ -13,11 +13,18 @@ pub enum Shift {
     Resolution,
     /// Evenly spaced times, as Flux-schnell wants them.
     None,
+    /// Stable Diffusion 3's constant shift, whatever the size.
+    Sd3,
 }
 
 /// Flux's shift at 256 and at 4096 image tokens (black-forest-labs/flux@802fb47 src/flux/sampling.py).
 const BASE: (f64, f64) = (256.0, 0.5);
 const MAX: (f64, f64) = (4096.0, 1.15);
+
+/// Stable Diffusion 3's shift, from the `scheduler_config.json` of its published model.
+const SD3_SHIFT: f64 = 3.0;
+/// Times a rectified flow is trained at are multiples of this.
+const FIRST_TIME: f64 = 1e-3;
 
 /// The `steps + 1` times of a trajectory over `n_tokens` image tokens, falling from 1 to 0.
 pub fn flow_times(steps: usize, n_tokens: usize, shift: Shift) -> Result<Vec<f64>> {
@@ -28,7 +35,17 @@ pub fn flow_times(steps: usize, n_tokens: usize, shift: Shift) -> Result<Vec<f64
     Ok(match shift {
         Shift::None => even.collect(),
         Shift::Resolution => even.map(|t| time_shift(shift_at(n_tokens), t)).collect(),
+        Shift::Sd3 => constant_shift_times(steps, SD3_SHIFT),
     })
+}
+
+/// `steps` times from 1 to the shifted first time of training, evenly spaced and then shifted, and 0. (That end is therefore shifted
+/// twice: diffusers@v0.42.1 scheduling_flow_match_euler_discrete.py `set_timesteps` does so, and published images were made with it.)
+fn constant_shift_times(steps: usize, shift: f64) -> Vec<f64> {
+    let shifted = |t: f64| shift * t / (1.0 + (shift - 1.0) * t);
+    let last = shifted(FIRST_TIME);
+    let gap = if steps > 1 { (1.0 - last) / (steps - 1) as f64 } else { 0.0 };
+    (0..steps).map(|i| shifted(1.0 - i as f64 * gap)).chain([0.0]).collect()
 }
 
 /// Flux's `mu`, linear in the number of image tokens.
@@ -75,7 +92,7 @@ mod tests {
 
     #[test]
     fn times_fall_from_one_to_zero() {
-        for shift in [Shift::Resolution, Shift::None] {
+        for shift in [Shift::Resolution, Shift::None, Shift::Sd3] {
             let times = flow_times(20, 64, shift).unwrap();
             assert_eq!((times[0], times[20]), (1.0, 0.0));
             assert!(times.windows(2).all(|pair| pair[1] < pair[0]));

@@ -141,7 +141,7 @@ fn vision(
         let batch = order.batch(index, config.batch);
         let guidance = guidance(&config.guidance, config.guidance_draw, seed, index, &batch);
         let Condition { ids, teacher_text, pooled } = frozen.condition(&batch)?;
-        let conditions = Conditions { pooled, guidance: guidance_tensor(&guidance)? };
+        let conditions = Conditions { pooled, guidance: guidance_tensor(&guidance)?, text_mask: None };
         let mut latents = match (first_step, resumed.take()) {
             (0, _) => latents::noise(seed, &batch.iter().map(|drawn| drawn.used).collect::<Vec<_>>(), frozen.shape, ids.device())?,
             (_, Some(latents)) => latents,

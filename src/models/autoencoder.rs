@@ -1,5 +1,6 @@
-//! AutoencoderKL as in Flux: 16 latent channels, tensor names and shapes of the published checkpoint
-//! (flux@802fb47 src/flux/modules/autoencoder.py). Encoding gives the posterior's mean; nothing is sampled.
+//! AutoencoderKL of Flux, Stable Diffusion 3 and Stable Diffusion 1 (PixArt-Alpha's), under the tensor names of Flux's file
+//! (flux@802fb47 src/flux/modules/autoencoder.py); [`super::layout`] renames diffusers'. Encoding gives the posterior's mean; nothing
+//! is sampled.
 
 // B batch, H height, W width, C channels, f the factor between image and latent sides. Inside, images are [B, H, W, C].
 
@@ -28,10 +29,13 @@ pub struct AutoencoderConfig {
     /// Latents are (mean − shift) · scale.
     pub scale_factor: f64,
     pub shift_factor: f64,
+    /// Whether 1×1 convolutions stand around the latents, as in Stable Diffusion 1.
+    #[serde(default)]
+    pub quant_conv: bool,
 }
 
 impl AutoencoderConfig {
-    /// A named size: `flux-dev` (f8), `mini` (f4, whitened latents) or `smoke` (f4, for tests of the chain).
+    /// A named size: `flux-dev`, `sd3` or `sd1` (f8), `mini` (f4, whitened latents) or `smoke` (f4, for tests of the chain).
     pub fn preset(name: &str) -> Result<Self> {
         let whitened = |channels, multipliers: [usize; 3], norm_groups| Self {
             channels,
@@ -41,20 +45,26 @@ impl AutoencoderConfig {
             norm_groups,
             scale_factor: 1.0,
             shift_factor: 0.0,
+            quant_conv: false,
+        };
+        // The networks are of one size; factors are those of the published `config.json`s.
+        let published = |latent_channels, (scale_factor, shift_factor), quant_conv| Self {
+            channels: 128,
+            multipliers: vec![1, 2, 4, 4],
+            residual_blocks: 2,
+            latent_channels,
+            norm_groups: 32,
+            scale_factor,
+            shift_factor,
+            quant_conv,
         };
         match name {
-            "flux-dev" => Ok(Self {
-                channels: 128,
-                multipliers: vec![1, 2, 4, 4],
-                residual_blocks: 2,
-                latent_channels: 16,
-                norm_groups: 32,
-                scale_factor: 0.3611,
-                shift_factor: 0.1159,
-            }),
+            "flux-dev" => Ok(published(16, (0.3611, 0.1159), false)),
+            "sd3" => Ok(published(16, (1.5305, 0.0609), false)),
+            "sd1" => Ok(published(4, (0.18215, 0.0), true)),
             "mini" => Ok(whitened(16, [1, 2, 4], 8)),
             "smoke" => Ok(whitened(8, [1, 1, 2], 4)),
-            _ => Err(Error::config(format!("unknown autoencoder `{name}`"), "known are flux-dev, mini and smoke")),
+            _ => Err(Error::config(format!("unknown autoencoder `{name}`"), "known are flux-dev, sd3, sd1, mini and smoke")),
         }
     }
 
@@ -300,13 +310,19 @@ pub struct Autoencoder {
     config: AutoencoderConfig,
     encoder: Encoder,
     decoder: Decoder,
+    /// After the encoder and before the decoder.
+    quant: Option<(Conv, Conv)>,
 }
 
 impl Autoencoder {
     /// Takes its weights by the checkpoint's names (`encoder.…`, `decoder.…`).
     pub fn new(config: &AutoencoderConfig, weights: &Weights) -> Result<Self> {
         let (encoder, decoder) = (Encoder::new(config, &weights.pp("encoder"))?, Decoder::new(config, &weights.pp("decoder"))?);
-        Ok(Self { config: config.clone(), encoder, decoder })
+        let quant = || -> Result<(Conv, Conv)> {
+            let c = config.latent_channels;
+            Ok((Conv::new(2 * c, 2 * c, 1, 1.0, &weights.pp("quant_conv"))?, Conv::new(c, c, 1, 1.0, &weights.pp("post_quant_conv"))?))
+        };
+        Ok(Self { config: config.clone(), encoder, decoder, quant: config.quant_conv.then(quant).transpose()? })
     }
 
     pub fn config(&self) -> &AutoencoderConfig {
@@ -321,6 +337,10 @@ impl Autoencoder {
             return Err(Error::Invalid(format!("cannot encode images {:?}: sides must be multiples of {factor}", images.dims())));
         }
         let moments = self.encoder.forward(&images.permute((0, 2, 3, 1))?.contiguous()?)?;
+        let moments = match &self.quant {
+            Some((after, _)) => after.forward(&moments, Walk::Same)?,
+            None => moments,
+        };
         let mean = moments.narrow(3, 0, self.config.latent_channels)?.permute((0, 3, 1, 2))?.contiguous()?;
         Ok(mean.affine(self.config.scale_factor, -self.config.shift_factor * self.config.scale_factor)?)
     }
@@ -328,7 +348,12 @@ impl Autoencoder {
     /// Decodes latents `[B, C, H/f, W/f]` to images `[B, 3, H, W]`, about in [-1, 1] and not clamped.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let latents = latents.affine(1.0 / self.config.scale_factor, self.config.shift_factor)?;
-        let images = self.decoder.forward(&latents.permute((0, 2, 3, 1))?.contiguous()?)?;
+        let latents = latents.permute((0, 2, 3, 1))?.contiguous()?;
+        let latents = match &self.quant {
+            Some((_, before)) => before.forward(&latents, Walk::Same)?,
+            None => latents,
+        };
+        let images = self.decoder.forward(&latents)?;
         Ok(images.permute((0, 3, 1, 2))?.contiguous()?)
     }
 }

@@ -5,11 +5,16 @@ pub mod card;
 pub mod checkpointing;
 pub mod clip;
 pub mod convolution;
+pub mod dit;
 pub mod flux;
 pub mod group_norm;
+pub mod guidance;
 pub mod images;
+pub mod layout;
 pub mod ocr;
+pub mod pixart;
 pub mod rows;
+pub mod sd3;
 pub mod student;
 pub mod t5;
 pub mod teacher;
@@ -20,6 +25,7 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::nn::finite::check_finite;
+use crate::nn::residual::mean_squared_error;
 
 /// Turns token ids into per-token embeddings for the denoiser.
 pub trait TextEncoder {
@@ -38,6 +44,9 @@ pub struct DenoiserInput {
     pub guidance: Tensor,
     /// Pooled text embedding (CLIP): `[B, P]`.
     pub pooled: Tensor,
+    /// 1 for tokens of the text embedding that are seen, 0 for padding: `[B, L]`. Networks that are trained to see the padding
+    /// (Flux, SD3) do not look at it.
+    pub text_mask: Option<Tensor>,
 }
 
 impl DenoiserInput {
@@ -45,18 +54,42 @@ impl DenoiserInput {
     pub fn check(&self, text: &Tensor) -> Result<()> {
         let all =
             [("latents", &self.latents), ("text", text), ("time", &self.time), ("guidance", &self.guidance), ("pooled", &self.pooled)];
+        let all = all.into_iter().chain(self.text_mask.as_ref().map(|mask| ("text_mask", mask)));
         all.into_iter().try_for_each(|(name, tensor)| check_finite(tensor, name, || "as the denoiser's input".into()))
     }
 }
 
+/// What a denoiser was trained to predict, which decides how its predictions are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Predicts {
+    /// From image to noise, along the straight path of a rectified flow.
+    Velocity,
+    /// The noise in the latents, whose variance is preserved.
+    Noise,
+}
+
+/// Maps a gradient of the prediction `[B, N, C]` to that of the text embedding `[B, L, D]`.
+pub type Pullback<'a> = Box<dyn FnOnce(&Tensor) -> Result<Tensor> + 'a>;
+
 /// A frozen diffusion transformer.
 pub trait Denoiser {
-    /// Velocity `[B, N, C]` for the text embedding `[B, L, D]`.
+    fn predicts(&self) -> Predicts {
+        Predicts::Velocity
+    }
+
+    /// Velocity, or noise where [`Denoiser::predicts`] says so, `[B, N, C]`, for the text embedding `[B, L, D]`.
     fn velocity(&self, input: &DenoiserInput, text: &Tensor) -> Result<Tensor>;
+
+    /// [`Denoiser::velocity`] and its backward.
+    fn velocity_with_pullback<'a>(&'a self, input: &DenoiserInput, text: &Tensor) -> Result<(Tensor, Pullback<'a>)>;
 
     /// Eq. 5 of the paper: mean squared error between the velocity under `text` and `target` `[B, N, C]`, and its
     /// gradient with respect to `text` `[B, L, D]`.
-    fn loss_and_text_gradient(&self, input: &DenoiserInput, text: &Tensor, target: &Tensor) -> Result<(f64, Tensor)>;
+    fn loss_and_text_gradient(&self, input: &DenoiserInput, text: &Tensor, target: &Tensor) -> Result<(f64, Tensor)> {
+        let (velocity, pullback) = self.velocity_with_pullback(input, text)?;
+        let (loss, d_velocity) = mean_squared_error(&velocity, target)?;
+        Ok((loss, pullback(&d_velocity)?))
+    }
 }
 
 /// An axis-aligned box in pixels of the image it was found in, `x` to the right and `y` down.

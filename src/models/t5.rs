@@ -1,7 +1,7 @@
 //! The T5 v1.1 encoder (Raffel et al. 2020; Shazeer 2020 for the gated feed-forward) as explicit forward and backward.
 //!
 //! Names and shapes are those of the published checkpoints (`shared.weight`, `encoder.block.0.layer.0.SelfAttention.q.weight`, …).
-//! Padding is attended to, as Flux's pipelines do: they call the encoder without a mask.
+//! Padding is attended to, as Flux's pipelines do, which call the encoder without a mask; or masked, as PixArt's do ([`Padding`]).
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -123,10 +123,28 @@ enum Keep {
     ForBackward,
 }
 
+/// Whether tokens see the padding, whose id is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Padding {
+    #[default]
+    Seen,
+    Masked,
+}
+
+/// Added to the scores of masked tokens; the exponential of it is nothing beside that of any score.
+const UNSEEN: f64 = -10_000.0;
+
+/// 1 for tokens and 0 for padding, `[B, L]` in `dtype`, from `ids` `[B, L]`.
+pub fn token_mask(ids: &Tensor, dtype: DType) -> Result<Tensor> {
+    Ok(ids.to_dtype(DType::U32)?.ne(0u32)?.to_dtype(dtype)?)
+}
+
 /// The encoder: embedding, layers, final norm.
 #[derive(Debug, Clone)]
 pub struct T5Encoder {
     pub config: T5Config,
+    /// [`Padding::Seen`] unless set.
+    pub padding: Padding,
     shared: Param,
     relative_bias: Param,
     blocks: Vec<Block>,
@@ -168,6 +186,7 @@ impl T5Encoder {
         let relative_bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
         Ok(Self {
             config: config.clone(),
+            padding: Padding::default(),
             shared: weights.param("shared.weight", &[config.vocab_size, d], Init::Normal(1.0))?,
             relative_bias: weights.param(relative_bias, &bias_shape, Init::Normal(std))?,
             blocks,
@@ -196,6 +215,13 @@ impl T5Encoder {
         let heads = self.config.num_heads;
         // Bias [L·L, H] gathered from the table, then [H, L, L].
         let bias = embedding(&self.relative_bias.value, &buckets)?.reshape((l * l, heads))?.t()?.contiguous()?.reshape((heads, l, l))?;
+        let bias = match self.padding {
+            Padding::Seen => bias,
+            Padding::Masked => {
+                let unseen = token_mask(ids, bias.dtype())?.affine(-UNSEEN, UNSEEN)?;
+                bias.unsqueeze(0)?.broadcast_add(&unseen.unsqueeze(1)?.unsqueeze(1)?)?.contiguous()?
+            }
+        };
         let mut x = embedding(&self.shared.value, ids)?;
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {

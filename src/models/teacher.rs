@@ -11,6 +11,7 @@ use super::autoencoder::{Autoencoder, AutoencoderConfig};
 use super::checkpointing::Checkpointing;
 use super::clip::{Clip, ClipConfig};
 use super::flux::{Flux, FluxConfig};
+use super::layout;
 use super::t5::{T5Config, T5Encoder};
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
@@ -172,7 +173,7 @@ impl TeacherConfig {
 
     /// Loads the autoencoder.
     pub fn load_autoencoder(&self, folder: &Path, seed: u64) -> Result<Autoencoder> {
-        let weights = self.autoencoder.weights.open(folder, seed)?;
+        let weights = self.autoencoder.weights.open(folder, seed)?.in_layout(layout::autoencoder)?;
         let autoencoder = Autoencoder::new(&AutoencoderConfig::preset(&self.autoencoder.preset)?, &weights)?;
         weights.finish()?;
         Ok(autoencoder)

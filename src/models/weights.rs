@@ -44,6 +44,8 @@ enum Source {
         path: PathBuf,
     },
     Seed(u64),
+    /// Names and shapes of what was asked for; the tensors handed out hold one zero.
+    Recording(BTreeMap<String, Vec<usize>>),
     /// Like `Seed` (or starting from the given tensors), but every tensor is a candle variable.
     Trainable {
         seed: u64,
@@ -94,6 +96,19 @@ impl Weights {
     /// Seeded initial weights; every tensor's values depend on the seed and its name only.
     pub fn initial(seed: u64, dtype: DType, device: &Device) -> Self {
         Self::from_source(Source::Seed(seed), dtype, device)
+    }
+
+    /// No weights: notes what a network asks for, and hands out tensors that take no memory, whatever their size.
+    pub fn recording(dtype: DType, device: &Device) -> Self {
+        Self::from_source(Source::Recording(BTreeMap::new()), dtype, device)
+    }
+
+    /// The same weights under other names, where they come from a file (see `models::layout`).
+    pub fn in_layout(self, layout: impl FnOnce(BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>>) -> Result<Self> {
+        if let Source::File { tensors, .. } = &mut self.inner.borrow_mut().source {
+            *tensors = layout(std::mem::take(tensors))?;
+        }
+        Ok(self)
     }
 
     /// Variables for candle's autograd, taken from `start` where it has the name, else initialised from the seed.
@@ -157,6 +172,10 @@ impl Weights {
                 Ok(tensor.to_dtype(dtype)?)
             }
             Source::Seed(seed) => initial(*seed, &name, shape, init, dtype, &device),
+            Source::Recording(shapes) => {
+                shapes.insert(name, shape.to_vec());
+                Ok(Tensor::zeros((), dtype, &device)?.broadcast_as(shape)?)
+            }
             Source::Trainable { seed, start, vars } => {
                 if let Some(var) = vars.get(&name) {
                     return Ok(var.as_tensor().clone());
@@ -203,6 +222,14 @@ impl Weights {
     pub fn vars(&self) -> BTreeMap<String, Var> {
         match &self.inner.borrow().source {
             Source::Trainable { vars, .. } => vars.clone(),
+            _ => BTreeMap::new(),
+        }
+    }
+
+    /// Names and shapes asked for so far, where they are being recorded; empty otherwise.
+    pub fn recorded(&self) -> BTreeMap<String, Vec<usize>> {
+        match &self.inner.borrow().source {
+            Source::Recording(shapes) => shapes.clone(),
             _ => BTreeMap::new(),
         }
     }
@@ -308,6 +335,16 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let error = read_safetensors(&path, &Device::Cpu).unwrap_err().to_string();
         assert!(error.contains("w.safetensors") && error.contains("not a valid safetensors file"), "{error}");
+    }
+
+    #[test]
+    fn recording_notes_what_is_asked_for_and_takes_no_memory() {
+        let weights = Weights::recording(DType::F32, &Device::Cpu);
+        let layer = weights.pp("a").linear("b", 1 << 20, 1 << 20, Bias::With).unwrap();
+        assert_eq!(layer.weight.value.dims(), [1 << 20, 1 << 20]);
+        let expected = [("a.b.bias".to_owned(), vec![1 << 20]), ("a.b.weight".to_owned(), vec![1 << 20, 1 << 20])];
+        assert_eq!(weights.recorded(), BTreeMap::from(expected));
+        weights.finish().unwrap();
     }
 
     #[test]

@@ -52,6 +52,26 @@ pub fn gated_residual_vjp(gate: &Tensor, h: &Tensor, dy: &Tensor) -> Result<(Ten
     })
 }
 
+/// gate · x: `x` `[B, L, D]`, `gate` `[B, D]`. Also the backward of [`gated_residual`] with respect to `h` where nobody wants
+/// the gradient of the gate.
+pub fn gated(x: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    let (_, l, d) = x.dims3()?;
+    by_real!(x, T => {
+        let mut y = unwritten::<T>(x.elem_count());
+        {
+            numbers!(T: x, gate);
+            y.par_chunks_mut(l * d).zip(x.par_chunks(l * d)).zip(gate.par_chunks(d)).for_each(|((y, x), gate)| vectorised(#[inline(always)] || {
+                for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                    for i in 0..d {
+                        y[i] = gate[i] * x[i];
+                    }
+                }
+            }));
+        }
+        tensor(y, x.shape())
+    })
+}
+
 /// Mean over all elements of (prediction − target)², and its gradient with respect to the prediction (same shape).
 /// The sum is taken in f64, in element order.
 ///

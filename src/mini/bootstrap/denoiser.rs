@@ -251,6 +251,7 @@ impl<'a> DenoiserTask<'a> {
             time: Tensor::from_vec(times, b, &Device::Cpu)?,
             guidance: Tensor::ones(b, DType::F32, &Device::Cpu)?,
             pooled: Tensor::from_vec(pooled, (b, self.network.config.vec_in_dim), &Device::Cpu)?,
+            text_mask: None,
         };
         Ok(Batch { input, text: Tensor::from_vec(text, text_shape, &Device::Cpu)?, target: Tensor::from_vec(target, shape, &Device::Cpu)? })
     }

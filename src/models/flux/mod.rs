@@ -1,7 +1,7 @@
 //! Flux.1's diffusion transformer (flux@802fb47 src/flux/model.py) as explicit forward and backward. The same code is
 //! frozen in distillation (gradient of the text embedding only) and trained in the miniature world.
 
-mod conditioning;
+pub(super) mod conditioning;
 mod double_block;
 mod single_block;
 
@@ -13,14 +13,13 @@ use self::double_block::{DoubleBlock, DoubleSaved};
 use self::single_block::{SingleBlock, SingleSaved};
 use super::checkpointing::{Checkpointing, Kept};
 use super::weights::{Bias, Weights};
-use super::{Denoiser, DenoiserInput};
+use super::{Denoiser, DenoiserInput, Pullback};
 use crate::by_real;
 use crate::error::{Error, Result};
 use crate::nn::activation::add;
 use crate::nn::linear::Linear;
 use crate::nn::norm::{modulated_norm, modulated_norm_vjp};
 use crate::nn::param::{Gradients, Param, Parameters};
-use crate::nn::residual::mean_squared_error;
 use crate::nn::rope::Rotation;
 
 /// Sizes; the fields are those of the official `FluxParams`.
@@ -281,10 +280,9 @@ impl Denoiser for Flux {
         Ok(self.run(input, text, None)?.0)
     }
 
-    fn loss_and_text_gradient(&self, input: &DenoiserInput, text: &Tensor, target: &Tensor) -> Result<(f64, Tensor)> {
+    fn velocity_with_pullback<'a>(&'a self, input: &DenoiserInput, text: &Tensor) -> Result<(Tensor, Pullback<'a>)> {
         let (velocity, saved) = self.forward(input, text)?;
-        let (loss, d_velocity) = mean_squared_error(&velocity, target)?;
-        Ok((loss, self.vjp(saved, &d_velocity, &mut Gradients::Frozen)?))
+        Ok((velocity, Box::new(move |d_velocity| self.vjp(saved, d_velocity, &mut Gradients::Frozen))))
     }
 }
 
@@ -314,6 +312,7 @@ impl Parameters for Flux {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::residual::mean_squared_error;
 
     #[test]
     fn a_number_that_is_not_finite_is_reported_with_its_tensor() {
@@ -331,7 +330,7 @@ mod tests {
             let mut broken = tensors.clone();
             broken[i] = (&broken[i] * f64::NAN).unwrap();
             let [latents, text, time, guidance, pooled] = broken;
-            let input = DenoiserInput { latents, time, guidance, pooled };
+            let input = DenoiserInput { latents, time, guidance, pooled, text_mask: None };
             let error = flux.velocity(&input, &text).unwrap_err();
             assert!(matches!(&error, Error::NonFinite { name, .. } if name == expected), "{error}");
         }
@@ -348,6 +347,7 @@ mod tests {
             time: Tensor::full(0.5f32, 1, &Device::Cpu).unwrap(),
             guidance: Tensor::full(3.5f32, 1, &Device::Cpu).unwrap(),
             pooled: ramp(config.vec_in_dim, 0.7).unsqueeze(0).unwrap(),
+            text_mask: None,
         };
         let velocity = |slope| -> Tensor {
             let text = ramp(3 * config.context_in_dim, slope).reshape((1, 3, config.context_in_dim)).unwrap();
