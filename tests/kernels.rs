@@ -125,8 +125,9 @@ proptest! {
         }
     }
 
+    // The gradient of a single number is zero, and in f32 what its two terms leave of each other.
     #[test]
-    fn root_mean_square_norm((b, l, d) in rows()) {
+    fn root_mean_square_norm((b, l, d) in (1..=9usize, 1..=200usize, 8..=128usize)) {
         check(
             &[&[b, l, d], &[d]],
             &|x| rms_norm(&x[0], &x[1], 1e-6).unwrap(),
