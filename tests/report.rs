@@ -6,6 +6,7 @@ use scaledown::report::preference::{self, Question};
 use scaledown::report::{self, Config, Place};
 use scaledown::run::context::RunContext;
 use scaledown::run::files::{sha256_bytes, write_bytes};
+use scaledown::run::html::{document, escape};
 use scaledown::run::results::{SampleRow, ScoreRow, SummaryRow};
 use serde_json::Value;
 use synthetic::{HOSTILE, picture, prompts, run_below, write_evaluation, write_generated};
@@ -145,12 +146,18 @@ fn without_tests_nothing_is_called_better_worse_or_equivalent() {
     assert!(html.contains("Evaluate did not write the tests of the differences"));
 }
 
+/// A data card of prompts that try to be markup.
+fn write_card(context: &RunContext) {
+    let prompts: String = HOSTILE.iter().map(|prompt| format!("<li>{}</li>\n", escape(prompt))).collect();
+    let card = document("Card", "", &format!("<main><h1>Card</h1>\n<ul>{prompts}</ul></main>\n"));
+    write_bytes(&context.built.join("data-card.html"), card.as_bytes()).unwrap();
+}
+
 #[test]
 fn text_of_prompts_never_becomes_markup() {
     let folder = tempfile::tempdir().unwrap();
     let context = run_below(folder.path());
-    let card = format!("# Card\n\n* {}\n", HOSTILE.join("\n* "));
-    write_bytes(&context.built.join("data-card.md"), card.as_bytes()).unwrap();
+    write_card(&context);
     let html = render(&context);
     assert!(!html.contains("<script>alert") && !html.contains("</script><!--"));
     assert_eq!(html.matches("<script>\n").count(), 1, "only the page's own script");
@@ -353,8 +360,7 @@ fn the_figures_are_the_committed_ones() {
 fn pages_for_the_browser() {
     let folder = std::env::var("SCALEDOWN_PAGES").expect("SCALEDOWN_PAGES names a folder");
     let context = run_below(std::path::Path::new(&folder));
-    let card = format!("# Card\n\n| prompts |\n|---|\n| {} |\n\n* {}\n", HOSTILE[0], HOSTILE.join("\n* "));
-    write_bytes(&context.built.join("data-card.md"), card.as_bytes()).unwrap();
+    write_card(&context);
     render(&context);
     preference::run(&question("teacher", "base", 6), &context).unwrap();
 }

@@ -5,26 +5,23 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::run::context::RunContext;
 use crate::run::files;
-use crate::run::html::{address, document, escape, markdown};
+use crate::run::html::{address, document, escape};
 
-/// The data card that `build-data` leaves beside its tables.
-const CARD: &str = "data-card.md";
-/// The same as a page, beside the report.
+/// The data card: `build-data` leaves it beside its tables, and the report takes it to its side.
 pub const CARD_PAGE: &str = "data-card.html";
 /// The way back from a page beside a report.
 const BACK: &str = "<nav aria-label=\"Pages\"><a href=\"index.html\">Report</a><a href=\"../index.html\">All reports</a></nav>\n";
 
 /// Writes the data card beside the report; `None` where `build-data` left none.
 pub fn write_card(context: &RunContext) -> Result<Option<PathBuf>> {
-    let source = context.built.join(CARD);
+    let source = context.built.join(CARD_PAGE);
     if !source.is_file() {
         return Ok(None);
     }
     let bytes = files::read_bytes(&source, "the data card", "run `scaledown build-data` again")?;
     let text = String::from_utf8(bytes).map_err(|error| Error::format("data card", &source, error))?;
-    let body = format!("{BACK}<main class=\"card\">\n{}</main>\n", markdown(&text));
     let page = context.reports.join(CARD_PAGE);
-    files::write_bytes(&page, document(&format!("{}: data card", context.name), "", &body).as_bytes())?;
+    files::write_bytes(&page, text.replacen("<body>\n", &format!("<body>\n{BACK}"), 1).as_bytes())?;
     Ok(Some(page))
 }
 
@@ -95,12 +92,13 @@ mod tests {
     }
 
     #[test]
-    fn prompts_in_a_data_card_are_text() {
+    fn the_data_card_stands_beside_the_report_with_a_way_back() {
         let folder = tempfile::tempdir().unwrap();
         let context = RunContext::below(folder.path(), "x", folder.path().into(), 1);
         assert_eq!(write_card(&context).unwrap(), None);
-        files::write_bytes(&context.built.join(CARD), "# Prompts\n\n* <script>alert(1)</script> \"مرحبا\" 🐢\n".as_bytes()).unwrap();
+        let card = document("Prompts", "", "<main>🐢</main>\n");
+        files::write_bytes(&context.built.join(CARD_PAGE), card.as_bytes()).unwrap();
         let html = std::fs::read_to_string(write_card(&context).unwrap().unwrap()).unwrap();
-        assert!(html.contains("<li>&lt;script&gt;alert(1)&lt;/script&gt; &quot;مرحبا&quot; 🐢</li>"), "{html}");
+        assert!(html.contains("All reports</a></nav>\n<main>🐢</main>"), "{html}");
     }
 }

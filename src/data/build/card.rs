@@ -8,6 +8,7 @@ use super::summary::{SourceSummary, Summary, TableSummary};
 use crate::data::leak::LeakPolicy;
 use crate::data::sources::RawPrompt;
 use crate::error::Result;
+use crate::run::html::{document, escape, with_code};
 use crate::run::rng;
 
 const STYLE: &str = include_str!("card.css");
@@ -21,17 +22,7 @@ struct Escaped<'a>(&'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                c => f.write_char(c)?,
-            }
-        }
-        Ok(())
+        f.write_str(&escape(self.0))
     }
 }
 
@@ -66,7 +57,9 @@ impl Page {
 
     fn table(&mut self, heads: &[&str], rows: impl IntoIterator<Item = Vec<Cell>>) {
         let heads: String = heads.iter().map(|head| format!("<th scope=\"col\">{}</th>", Escaped(head))).collect();
-        self.line(format_args!("<div class=\"scroll\"><table><thead><tr>{heads}</tr></thead><tbody>"));
+        self.line(format_args!(
+            "<div class=\"table\" tabindex=\"0\" role=\"group\" aria-label=\"Table\"><table><thead><tr>{heads}</tr></thead><tbody>"
+        ));
         for row in rows {
             let cell = |cell: &Cell| match cell {
                 Cell::Text(text) => format!("<td>{}</td>", Escaped(text)),
@@ -82,9 +75,7 @@ impl Page {
 pub fn html(pipeline: &str, summary: &Summary, prompts: &[RawPrompt]) -> Result<String> {
     let title = format!("Prompts of {pipeline}");
     let mut page = Page(String::new());
-    page.line(format_args!("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"));
-    page.line(format_args!("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"));
-    page.line(format_args!("<title>{}</title><style>\n{STYLE}</style></head><body><main>", Escaped(&title)));
+    page.line(format_args!("<main>"));
     page.line(format_args!("<h1>{}</h1>", Escaped(&title)));
     let all = summary.tables.iter().map(|table| table.prompts as usize).sum();
     page.line(format_args!("<p>{} prompts of {} sources.</p>", grouped(all), summary.sources.len()));
@@ -95,7 +86,7 @@ pub fn html(pipeline: &str, summary: &Summary, prompts: &[RawPrompt]) -> Result<
     for (class, note, sources) in lists.into_iter().filter(|list| !list.2.is_empty()) {
         page.line(format_args!("<p class=\"{class}\">{note}</p><ul>"));
         for source in sources {
-            page.line(format_args!("<li>{}</li>", Escaped(source)));
+            page.line(format_args!("<li>{}</li>", with_code(source)));
         }
         page.line(format_args!("</ul>"));
     }
@@ -112,8 +103,8 @@ pub fn html(pipeline: &str, summary: &Summary, prompts: &[RawPrompt]) -> Result<
     page.table(&["", "paper", "released", "built"], rows.into_iter().map(cells));
     histograms(&mut page, summary, prompts);
     samples(&mut page, summary, prompts);
-    page.line(format_args!("</main></body></html>"));
-    Ok(page.0)
+    page.line(format_args!("</main>"));
+    Ok(document(&title, STYLE, &page.0))
 }
 
 fn counts(page: &mut Page, summary: &Summary) {
