@@ -44,8 +44,20 @@ type Forward<'a> = &'a (dyn Fn(&[Tensor]) -> Tensor + Sync);
 /// From the inputs and the output's gradient to one gradient per input.
 type Backward<'a> = &'a (dyn Fn(&[Tensor], &Tensor) -> Vec<Tensor> + Sync);
 
+/// Whether f32 can be held against f64.
+#[derive(Clone, Copy, PartialEq)]
+enum Rounding {
+    Bounded,
+    /// The result is what is left of nearly equal terms, and in f32 noise.
+    Noise,
+}
+
 /// All that a kernel must keep, for inputs of these shapes.
 fn check(shapes: &[&[usize]], forward: Forward, backward: Backward) {
+    check_with(Rounding::Bounded, shapes, forward, backward);
+}
+
+fn check_with(rounding: Rounding, shapes: &[&[usize]], forward: Forward, backward: Backward) {
     // What a kernel leaves unwritten is NaN, which equals nothing.
     poison_unwritten(true);
     let inputs: Vec<Tensor> = shapes.iter().enumerate().map(|(i, shape)| random(shape, i as u64)).collect();
@@ -73,7 +85,7 @@ fn check(shapes: &[&[usize]], forward: Forward, backward: Backward) {
     let found = with_threads(1, run);
     for (i, (exact, found)) in std::iter::once(&y).chain(&gradients).zip(&found).enumerate() {
         let error = norm(&(exact - found.to_dtype(DType::F64).unwrap()).unwrap());
-        assert!(error <= 2e-5 * norm(exact) + 1e-6, "result {i} in f32: {error} off, size {}", norm(exact));
+        assert!(rounding == Rounding::Noise || error <= 2e-5 * norm(exact) + 1e-6, "result {i} in f32: {error} off, size {}", norm(exact));
     }
     let same = |what: &str, others: Vec<Tensor>| {
         for (i, (a, b)) in found.iter().zip(&others).enumerate() {
@@ -89,6 +101,11 @@ fn check(shapes: &[&[usize]], forward: Forward, backward: Backward) {
 
 fn rows() -> impl Strategy<Value = (usize, usize, usize)> {
     (1..=9usize, 1..=200usize, 1..=128usize)
+}
+
+/// Of a few numbers some row has nearly equal ones, of which a norm leaves, or its gradient takes, a difference in the last bits.
+fn centred(width: usize) -> Rounding {
+    if width < 8 { Rounding::Noise } else { Rounding::Bounded }
 }
 
 /// Batch, tokens, heads, half of the head width.
@@ -125,10 +142,10 @@ proptest! {
         }
     }
 
-    // The gradient of a single number is zero, and in f32 what its two terms leave of each other.
     #[test]
-    fn root_mean_square_norm((b, l, d) in (1..=9usize, 1..=200usize, 8..=128usize)) {
-        check(
+    fn root_mean_square_norm((b, l, d) in rows()) {
+        check_with(
+            centred(d),
             &[&[b, l, d], &[d]],
             &|x| rms_norm(&x[0], &x[1], 1e-6).unwrap(),
             &|x, dy| {
@@ -138,10 +155,10 @@ proptest! {
         );
     }
 
-    // Of two or three numbers some are equal but for the last bits of an f32: their difference, which the norm blows up, is noise.
     #[test]
-    fn layer_norm_with_modulation((b, l, d) in (1..=9usize, 1..=200usize, 8..=128usize)) {
-        check(
+    fn layer_norm_with_modulation((b, l, d) in (1..=9usize, 1..=200usize, 2..=128usize)) {
+        check_with(
+            centred(d),
             &[&[b, l, d], &[b, d], &[b, d]],
             &|x| modulated_norm(&x[0], &x[1], &x[2]).unwrap(),
             &|x, dy| {
