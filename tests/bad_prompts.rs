@@ -7,18 +7,10 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
-use program::Place;
+use program::{Place, TEACHER};
 
 const NETWORKS: &str = r#"
-[teacher]
-tokenizer = "t"
-text_encoder = { preset = "smoke-teacher", weights = "random" }
-clip = { preset = "smoke", weights = "random" }
-denoiser = { preset = "smoke", weights = "random" }
-autoencoder = { preset = "smoke", weights = "random" }
-token_length = 24
-resolution = 64
-latent_downsampling = 4
+TEACHER
 [[student]]
 name = "base"
 preset = "smoke-base"
@@ -27,7 +19,7 @@ datasets = [{ dataset = "laion" }]
 "#;
 
 fn pipeline(data: &str) -> String {
-    format!("seed = 5\n{data}\n{NETWORKS}")
+    format!("seed = 5\n{data}\n{NETWORKS}").replace("TEACHER", TEACHER)
 }
 
 fn file(name: &str) -> String {

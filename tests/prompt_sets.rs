@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
-use program::Place;
+use program::{Place, TEACHER};
 use scaledown::data::build::summary::Summary;
 
 const PIPELINE: &str = r#"
@@ -16,21 +16,17 @@ seed = 5
 [data.compbench]
 [data.commontext]
 PRESET
-[teacher]
-tokenizer = "t"
-text_encoder = { preset = "smoke-teacher", weights = "random" }
-clip = { preset = "smoke", weights = "random" }
-denoiser = { preset = "smoke", weights = "random" }
-autoencoder = { preset = "smoke", weights = "random" }
-token_length = 24
-resolution = 64
-latent_downsampling = 4
+TEACHER
 [[student]]
 name = "base"
 preset = "smoke-base"
 updates = 1
 datasets = [{ dataset = "compbench", repeat = 10 }, { dataset = "commontext" }]
 "#;
+
+fn with_teacher() -> String {
+    PIPELINE.replace("TEACHER", TEACHER)
+}
 
 const CATEGORIES: [&str; 6] = ["color", "shape", "texture", "spatial", "3d_spatial", "numeracy"];
 
@@ -61,7 +57,7 @@ fn built(place: &Place) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn the_papers_sets_have_the_papers_counts_and_the_honest_one_leaks_nothing() {
-    let place = Place::with(&PIPELINE.replace("PRESET", "held_out = 20"));
+    let place = Place::with(&with_teacher().replace("PRESET", "held_out = 20"));
     compbench(&place, "sets");
     let ran = place.run(&["build-data", "--from", "sets"]).succeeded();
     assert!(ran.stderr.contains("`base` trains on compbench 4200 × 10 + commontext 50000 = 92000 prompts per epoch"), "{}", ran.stderr);
@@ -85,7 +81,7 @@ fn the_papers_sets_have_the_papers_counts_and_the_honest_one_leaks_nothing() {
 
 #[test]
 fn in_the_released_look_alike_training_shows_every_target_text() {
-    let text = PIPELINE.replace("PRESET", "preset = 'as-released'\nheld_out = 0").replace("[data.compbench]\n", "");
+    let text = with_teacher().replace("PRESET", "preset = 'as-released'\nheld_out = 0").replace("[data.compbench]\n", "");
     let place = Place::with(&text.replace("{ dataset = \"compbench\", repeat = 10 }, ", ""));
     place.run(&["build-data"]).succeeded();
     let audit = &summary(&place).audit;
@@ -95,7 +91,7 @@ fn in_the_released_look_alike_training_shows_every_target_text() {
 #[test]
 fn one_and_two_threads_give_equal_bytes() {
     let places = ["1", "2"].map(|threads| {
-        let place = Place::with(&PIPELINE.replace("PRESET", "train = 3000\nval = 200\nheld_out = 10"));
+        let place = Place::with(&with_teacher().replace("PRESET", "train = 3000\nval = 200\nheld_out = 10"));
         compbench(&place, "datasets/sources");
         let arguments = ["build-data", "--pipeline", "small"];
         let output = place.command(&arguments).env("RAYON_NUM_THREADS", threads).env("POLARS_MAX_THREADS", threads).output().unwrap();
@@ -108,7 +104,7 @@ fn one_and_two_threads_give_equal_bytes() {
 
 #[test]
 fn without_sources_the_rest_is_built_and_the_missing_files_are_named() {
-    let place = Place::with(&PIPELINE.replace("PRESET", "train = 3000\nval = 200\nheld_out = 10"));
+    let place = Place::with(&with_teacher().replace("PRESET", "train = 3000\nval = 200\nheld_out = 10"));
     place.run(&["build-data"]).failed(3, &["T2I-CompBench", "color_train.txt", "scaledown data fetch", "everything else is built"]);
     assert_eq!(summary(&place).prompts_of("commontext", "train"), 3000);
     let card = String::from_utf8(place.read("datasets/built/small/data-card.html")).unwrap();
@@ -119,7 +115,7 @@ fn without_sources_the_rest_is_built_and_the_missing_files_are_named() {
 
 #[test]
 fn built_tables_can_be_exported_in_every_format() {
-    let place = Place::with(&PIPELINE.replace("PRESET", "train = 300\nval = 20\nheld_out = 1").replace("[data.compbench]\n", ""));
+    let place = Place::with(&with_teacher().replace("PRESET", "train = 300\nval = 20\nheld_out = 1").replace("[data.compbench]\n", ""));
     place.run(&["build-data"]).succeeded();
     for (format, file) in
         [("authors", "out/CommonText_Train.json"), ("jsonl", "out/commontext-val.jsonl"), ("hugging-face", "out/commontext/train.parquet")]
@@ -164,7 +160,7 @@ fn captions(place: &Place, per_file: usize, reverse: bool) {
 #[test]
 fn shards_in_any_order_give_equal_bytes_for_any_number_of_threads() {
     let data = "[data.laion]\nsample = 400\n[[data.file]]\ndataset = 'compbench'\npath = 'mine.txt'\nlicence = 'CC0'\n";
-    let text = PIPELINE.replace("[data.compbench]\n[data.commontext]\nPRESET\n", data);
+    let text = with_teacher().replace("[data.compbench]\n[data.commontext]\nPRESET\n", data);
     let text = text.replace("[{ dataset = \"compbench\", repeat = 10 }, { dataset = \"commontext\" }]", "[{ dataset = \"laion\" }]");
     let of = |threads: &str, per_file: usize, reverse: bool| {
         let place = Place::with(&text);

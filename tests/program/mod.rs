@@ -10,6 +10,18 @@ pub const SMALL: &str = include_str!("../../pipelines/smoke.toml");
 /// The tokenizer it reads.
 const TOKENIZER: &[u8] = include_bytes!("../../pipelines/mini/tokenizer.json");
 
+/// A teacher of tiny random networks, for pipelines that never load it.
+pub const TEACHER: &str = r#"[teacher]
+tokenizer = "t"
+text_encoder = { preset = "smoke-teacher", weights = "random" }
+clip = { preset = "smoke", weights = "random" }
+denoiser = { preset = "smoke", weights = "random" }
+autoencoder = { preset = "smoke", weights = "random" }
+token_length = 24
+resolution = 64
+latent_downsampling = 4
+"#;
+
 /// A root folder with pipelines.
 pub struct Place {
     folder: tempfile::TempDir,
