@@ -5,6 +5,7 @@ mod compare;
 mod data;
 mod power;
 mod preference;
+mod reproduce;
 
 use std::path::{Path, PathBuf};
 
@@ -49,6 +50,9 @@ struct Common {
     /// Run again what is fresh.
     #[arg(long, global = true)]
     force: bool,
+    /// Tiny random networks and a few prompts in place of the pipeline's own: shows that all of it runs, nothing about quality.
+    #[arg(long, global = true)]
+    tiny: bool,
     /// The folder with `pipelines`, `datasets`, `runs` and `reports`.
     #[arg(long, value_name = "DIR", default_value = ".", global = true)]
     root: PathBuf,
@@ -108,6 +112,8 @@ enum Command {
     Power(power::Options),
     /// All stages, from the prompts to the report; prints its path.
     Run,
+    /// The paper's tables and figures beside what this project measures; makes the runs they need.
+    Reproduce(reproduce::Options),
     /// Train the networks of the miniature world and write them into the pipeline's folder.
     Bootstrap {
         /// A part, or `all`.
@@ -139,6 +145,7 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Command::Data { command } => return data::run(command, common),
         Command::Preference(options) => return preference::run(options),
+        Command::Reproduce(options) => return reproduce::run(options, common),
         Command::Power(options) => {
             let answer = power::answer(options)?;
             println!("{}", answer.number);
@@ -180,7 +187,12 @@ pub fn run(cli: Cli) -> Result<()> {
             let all = Part::ALL.map(|part| part.name().to_owned()).to_vec();
             chosen(part, all).iter().map(|name| pipeline.bootstrap(name, start)).collect::<Result<_>>()?
         }
-        Command::Doctor | Command::Data { .. } | Command::Preference(_) | Command::PreferencePage { .. } | Command::Power(_) => Vec::new(),
+        Command::Doctor
+        | Command::Data { .. }
+        | Command::Preference(_)
+        | Command::PreferencePage { .. }
+        | Command::Power(_)
+        | Command::Reproduce(_) => Vec::new(),
     };
     if common.dry_run {
         for line in pipeline.plan(&steps)? {
@@ -205,9 +217,13 @@ impl Common {
     }
 
     fn load(&self) -> Result<Pipeline> {
-        let mut pipeline = Pipeline::load(self.root(), &self.pipeline)?;
+        self.load_named(&self.pipeline)
+    }
+
+    fn load_named(&self, name: &str) -> Result<Pipeline> {
+        let mut pipeline = Pipeline::load(self.root(), name)?;
         pipeline.context.force = self.force;
-        Ok(pipeline)
+        if self.tiny { pipeline.tiny() } else { Ok(pipeline) }
     }
 }
 

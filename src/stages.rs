@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::config::{self, Pipeline};
+use crate::config::{self, Experiment, Pipeline};
 use crate::data::mixture::Mixture;
+use crate::distill::config::Initialisation;
 use crate::error::{Error, Result};
 use crate::mini::bootstrap::{self, Part};
 use crate::models::card::{REAL, STUDENT_CARD, STUDENT_WEIGHTS, TEACHER};
+use crate::run::files;
 use crate::run::hashes::HashCache;
 use crate::run::interrupt;
 use crate::run::manifest::{Freshness, Input, Rerun, Stage, readable_seconds, unix_seconds};
@@ -65,7 +67,13 @@ impl Pipeline {
         let mut inputs = self.teacher_inputs();
         let train = config.datasets.iter().map(|source| context.prompts(&source.dataset, "train"));
         inputs.extend(train.map(|path| Input::new(path, "training prompts", self.hint("build-data"))));
-        inputs.extend(config.files(context).into_iter().map(|path| Input::new(path, "starting weights", BOOTSTRAP_HINT)));
+        let hint = match &config.init {
+            Initialisation::Student(name) => {
+                name.split_once('/').map_or_else(|| self.hint("distill"), |(pipeline, _)| hint("distill", pipeline))
+            }
+            _ => BOOTSTRAP_HINT.to_owned(),
+        };
+        inputs.extend(config.files(context).into_iter().map(|path| Input::new(path, "starting weights", hint.clone())));
         let folder = context.student(name);
         let files = [STUDENT_WEIGHTS, STUDENT_CARD, distill::log::TRAIN_LOG, distill::log::EVENTS];
         let outputs = files.map(|file| folder.join(file)).to_vec();
@@ -77,9 +85,10 @@ impl Pipeline {
     /// The images of one encoder: `teacher`, `real` or a student.
     pub fn generate(&self, encoder: &str) -> Result<Step<'_>> {
         let (experiment, context) = (&self.experiment, &self.context);
-        let encoders = self.encoders();
-        let Some(encoder) = encoders.into_iter().find(|name| name == encoder) else {
-            return Err(config::unknown("encoder", encoder, &self.encoders()));
+        let mut encoders = self.encoders();
+        encoders.extend(self.students());
+        let Some(encoder) = encoders.iter().find(|name| *name == encoder).cloned() else {
+            return Err(config::unknown("encoder", encoder, &encoders));
         };
         let config = &experiment.generate;
         let val = config.datasets.iter().map(|dataset| context.prompts(dataset, "val"));
@@ -98,8 +107,39 @@ impl Pipeline {
         }
         let settings = json!({"generate": config, "teacher": experiment.teacher.essence()});
         let stage = self.stage(&format!("generate {encoder}"), folder, &settings, inputs, outputs)?;
-        let body = move || diffusion::generate::run(config, &experiment.teacher, &encoder, context).map(drop);
+        let body = move || {
+            if encoder == TEACHER && self.take_teacher_images()? {
+                return Ok(());
+            }
+            diffusion::generate::run(config, &experiment.teacher, &encoder, context).map(drop)
+        };
         Ok(Step { stage, body: Box::new(body) })
+    }
+
+    /// Takes the teacher's images over from the pipeline that this one extends, where that has made the same ones.
+    fn take_teacher_images(&self) -> Result<bool> {
+        let Some(other) = &self.extended else { return Ok(false) };
+        let recipe = |experiment: &Experiment| (experiment.seed, experiment.generate.clone(), experiment.teacher.essence());
+        if recipe(&self.experiment) != recipe(&other.experiment) {
+            return Ok(false);
+        }
+        let mut cache = self.hashes();
+        for set in &self.experiment.generate.datasets {
+            let [ours, theirs] = [&self.context, &other.context].map(|context| context.prompts(set, "val"));
+            if !theirs.exists() || cache.hash(&ours)?.1 != cache.hash(&theirs)?.1 {
+                return Ok(false);
+            }
+        }
+        let theirs = other.generate(TEACHER)?.stage;
+        if !matches!(theirs.freshness(&mut cache)?, Freshness::Fresh { .. }) {
+            return Ok(false);
+        }
+        eprintln!("generate {TEACHER}: taken over from `{}`", theirs.folder.display());
+        for output in theirs.outputs.iter().chain(&theirs.optional_outputs).filter(|output| output.exists()) {
+            let below = output.strip_prefix(&theirs.folder).map_err(|_| Error::Invalid(format!("`{}` lies outside", output.display())))?;
+            files::link_or_copy(output, &self.context.samples(TEACHER).join(below))?;
+        }
+        Ok(true)
     }
 
     /// The scores of all images.
@@ -189,10 +229,14 @@ impl Pipeline {
         self.experiment.student.iter().map(|student| student.name.clone()).collect()
     }
 
-    /// Everything images are made with: rendered ground truth where the prompts have scenes, the teacher, the students.
+    /// Everything images are made with: rendered ground truth where the prompts have scenes, the teacher, the students but those
+    /// that are only the start of another.
     pub fn encoders(&self) -> Vec<String> {
+        let students = &self.experiment.student;
+        let is_stage = |name: &String| students.iter().any(|other| matches!(&other.init, Initialisation::Student(start) if start == name));
         let real = self.experiment.data.mini.is_some().then(|| REAL.to_owned());
-        real.into_iter().chain([TEACHER.to_owned()]).chain(self.students()).collect()
+        let finished = self.students().into_iter().filter(|name| !is_stage(name));
+        real.into_iter().chain([TEACHER.to_owned()]).chain(finished).collect()
     }
 
     /// Files committed with the pipeline that its stages read.
@@ -233,8 +277,7 @@ impl Pipeline {
     }
 
     fn hint(&self, command: &str) -> String {
-        let pipeline = if self.context.name == config::DEFAULT { String::new() } else { format!(" --pipeline {}", self.context.name) };
-        format!("run `scaledown {command}{pipeline}` first")
+        hint(command, &self.context.name)
     }
 
     fn stage(&self, name: &str, folder: PathBuf, config: &impl Serialize, inputs: Vec<Input>, outputs: Vec<PathBuf>) -> Result<Stage> {
@@ -298,6 +341,15 @@ impl Pipeline {
             Freshness::Stale { reason } => Verdict::Run(reason),
         })
     }
+}
+
+fn hint(command: &str, pipeline: &str) -> String {
+    let option = match pipeline.strip_suffix(config::TINY) {
+        _ if pipeline == config::DEFAULT => String::new(),
+        Some(name) => format!(" --pipeline {name} --tiny"),
+        None => format!(" --pipeline {pipeline}"),
+    };
+    format!("run `scaledown {command}{option}` first")
 }
 
 /// What would happen to a stage.

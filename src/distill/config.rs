@@ -56,7 +56,7 @@ pub enum Initialisation {
     Random,
     /// Encoder weights from a file relative to the pipeline's folder; the projection starts at random.
     Encoder(PathBuf),
-    /// Another student of the same pipeline, for schedules of several stages.
+    /// Another student of the same pipeline, for schedules of several stages, or one of another pipeline: `flux-dev/base`.
     Student(String),
 }
 
