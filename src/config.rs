@@ -202,10 +202,12 @@ mod tests {
     use super::*;
 
     /// The pipelines that come with the program.
-    const COMMITTED: [(&str, &str); 3] = [
+    const COMMITTED: [(&str, &str); 5] = [
         ("mini", include_str!("../pipelines/mini/pipeline.toml")),
         ("smoke", include_str!("../pipelines/smoke.toml")),
         ("flux-dev", include_str!("../pipelines/flux-dev.toml")),
+        ("sd3", include_str!("../pipelines/sd3.toml")),
+        ("pixart-alpha", include_str!("../pipelines/pixart-alpha.toml")),
     ];
 
     #[test]

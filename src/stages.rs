@@ -9,9 +9,12 @@ use serde_json::json;
 
 use crate::config::{self, Pipeline};
 use crate::data::mixture::Mixture;
+use crate::diffusion::generate::free;
+use crate::diffusion::generate::painter::Encoder;
 use crate::error::{Error, Result};
 use crate::mini::bootstrap::{self, Part};
 use crate::models::card::{REAL, STUDENT_CARD, STUDENT_WEIGHTS, TEACHER};
+use crate::models::teacher::TeacherConfig;
 use crate::run::hashes::HashCache;
 use crate::run::interrupt;
 use crate::run::manifest::{Freshness, Input, Rerun, Stage, readable_seconds, unix_seconds};
@@ -100,6 +103,33 @@ impl Pipeline {
         let stage = self.stage(&format!("generate {encoder}"), folder, &settings, inputs, outputs)?;
         let body = move || diffusion::generate::run(config, &experiment.teacher, &encoder, context).map(drop);
         Ok(Step { stage, body: Box::new(body) })
+    }
+
+    /// Paints free prompts, without a build of prompt sets, and prints the images' paths.
+    pub fn paint(&self, request: &free::Request, dry_run: bool) -> Result<()> {
+        let (experiment, context) = (&self.experiment, &self.context);
+        if dry_run {
+            println!("generate: would paint {} image(s) into `{}`", request.prompts.len(), request.out.display());
+            return Ok(());
+        }
+        for image in free::run(&experiment.generate, &experiment.teacher, request, context)? {
+            println!("{}", image.display());
+        }
+        Ok(())
+    }
+
+    /// The encoder that free prompts are painted under: `teacher`, a student of the pipeline, or the folder of any student.
+    pub fn painting_encoder(&self, name: &str) -> Result<Encoder> {
+        let folder = PathBuf::from(name);
+        if folder.join(STUDENT_CARD).is_file() {
+            return Ok(Encoder::Student(folder));
+        }
+        let mut valid = vec![TEACHER.to_owned()];
+        valid.extend(self.students());
+        match valid.iter().find(|valid| *valid == name) {
+            Some(name) => Ok(Encoder::named(name, &self.context)),
+            None => Err(config::unknown("encoder", name, &valid)),
+        }
     }
 
     /// The scores of all images.
@@ -195,10 +225,13 @@ impl Pipeline {
         real.into_iter().chain([TEACHER.to_owned()]).chain(self.students()).collect()
     }
 
-    /// Files committed with the pipeline that its stages read.
+    /// Files that its stages read, without those of a published model.
     pub fn files(&self) -> Vec<PathBuf> {
         let (experiment, context) = (&self.experiment, &self.context);
-        let mut files = experiment.teacher.files(&context.pipeline);
+        let mut files = match &experiment.teacher {
+            TeacherConfig::Parts(parts) => parts.files(&context.pipeline),
+            TeacherConfig::Folder(_) => Vec::new(),
+        };
         files.extend(experiment.evaluate.experts.files(&context.pipeline));
         files.extend(
             experiment.student.iter().flat_map(|student| student.files(context)).filter(|path| path.starts_with(&context.pipeline)),
@@ -211,7 +244,7 @@ impl Pipeline {
 
     fn teacher_inputs(&self) -> Vec<Input> {
         let files = self.experiment.teacher.files(&self.context.pipeline);
-        files.into_iter().map(|path| Input::new(path, "weights of the teacher", BOOTSTRAP_HINT)).collect()
+        files.into_iter().map(|path| Input::new(path, "weights of the teacher", self.experiment.teacher.hint())).collect()
     }
 
     /// The images of every encoder with what the students are.
