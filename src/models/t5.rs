@@ -130,11 +130,19 @@ enum Keep {
 }
 
 /// Whether tokens see the padding, whose id is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Padding {
     #[default]
     Seen,
     Masked,
+}
+
+impl Padding {
+    /// True for what files need not say.
+    pub fn is_seen(&self) -> bool {
+        *self == Self::Seen
+    }
 }
 
 /// Added to the scores of masked tokens; the exponential of it is nothing beside that of any score.

@@ -265,14 +265,7 @@ fn initial(seed: u64, name: &str, shape: &[usize], init: Init, dtype: DType, dev
 /// # Errors
 /// A missing file, and a header or content that does not parse.
 pub fn read_safetensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
-    let bytes = files::read_bytes(
-        path,
-        "weights",
-        "the weights come with the repository in `pipelines/`, or are made by `scaledown bootstrap` or `scaledown distill`",
-    )?;
-    candle_core::safetensors::load_buffer(&bytes, device)
-        .map(|tensors| tensors.into_iter().collect())
-        .map_err(|error| Error::format("safetensors file", path, error))
+    super::safetensors_file::read(path, device)
 }
 
 /// Writes tensors as safetensors, by rename; f16 halves the size where `dtype` says so.

@@ -11,7 +11,7 @@ import sys
 
 import torch
 from diffusers import AutoencoderKL, PixArtTransformer2DModel, SD3Transformer2DModel
-from transformers import CLIPConfig, CLIPModel, T5Config, T5EncoderModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from tiny import FIXTURES
 
@@ -68,6 +68,13 @@ def transformers():
         ),
     )
     write("clip-vit-large-patch14", "CLIPModel, transformers 5.23.0", CLIPModel(config).state_dict())
+    # The text halves that Stable Diffusion 3 carries: width, feed-forward, layers, heads.
+    sizes = {"large": (768, 3072, 12, 12), "bigg": (1280, 5120, 32, 20)}
+    for name, (width, wide, layers, heads) in sizes.items():
+        config = CLIPTextConfig(
+            hidden_size=width, intermediate_size=wide, num_hidden_layers=layers, num_attention_heads=heads, projection_dim=width
+        )
+        write(f"clip-{name}-text", "CLIPTextModelWithProjection, transformers 5.23.0", CLIPTextModelWithProjection(config).state_dict())
 
 
 def black_forest_labs(folder):

@@ -38,18 +38,18 @@ impl Mode {
 /// What is added to the image tokens `[B, N, D]` after the blocks of the large transformer.
 #[derive(Debug, Clone)]
 pub struct Residuals {
-    double: Vec<Tensor>,
-    single: Vec<Tensor>,
+    pub double: Vec<Tensor>,
+    pub single: Vec<Tensor>,
 }
 
 impl Residuals {
     /// For block `i` of `blocks` double-stream blocks: each residual serves as many blocks in a row as there are blocks for one.
-    pub(super) fn double(&self, i: usize, blocks: usize) -> Option<&Tensor> {
+    pub(super) fn after_double(&self, i: usize, blocks: usize) -> Option<&Tensor> {
         spread(&self.double, i, blocks)
     }
 
     /// The same for the single-stream blocks.
-    pub(super) fn single(&self, i: usize, blocks: usize) -> Option<&Tensor> {
+    pub(super) fn after_single(&self, i: usize, blocks: usize) -> Option<&Tensor> {
         spread(&self.single, i, blocks)
     }
 }

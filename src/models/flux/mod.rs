@@ -201,7 +201,7 @@ impl Flux {
             let (new_image, new_words, saved) = block.forward(&image, &words, &conditioning, &rotation)?;
             double.extend(keep.map(|keep| keep.keep(i, (image, words), saved)));
             (image, words) = (new_image, new_words);
-            if let Some(residual) = residuals.and_then(|residuals| residuals.double(i, self.double_blocks.len())) {
+            if let Some(residual) = residuals.and_then(|residuals| residuals.after_double(i, self.double_blocks.len())) {
                 image = add(&image, residual)?;
             }
         }
@@ -211,7 +211,7 @@ impl Flux {
             let (y, saved) = block.forward(&x, &conditioning, &rotation)?;
             single.extend(keep.map(|keep| keep.keep(self.double_blocks.len() + i, x, saved)));
             x = y;
-            if let Some(residual) = residuals.and_then(|residuals| residuals.single(i, self.single_blocks.len())) {
+            if let Some(residual) = residuals.and_then(|residuals| residuals.after_single(i, self.single_blocks.len())) {
                 let image = add(&x.narrow(1, l, n)?.contiguous()?, residual)?;
                 x = Tensor::cat(&[&x.narrow(1, 0, l)?, &image], 1)?;
             }

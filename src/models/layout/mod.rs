@@ -2,9 +2,15 @@
 //! rename the others, and cut or join tensors where layouts differ. Names they do not know they leave alone, so that strict loading
 //! reports them.
 
+mod flux;
+mod text;
+
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+
+pub use self::flux::flux;
+pub use self::text::{clip_text, t5};
 
 use crate::error::Result;
 
@@ -125,6 +131,12 @@ pub fn sd3(tensors: Named) -> Result<Named> {
         }
     }
     Ok(renamed)
+}
+
+/// PixArt-Alpha's transformer without the embedding of an absent caption that older files carry: its pipeline encodes the empty prompt.
+pub fn pixart(mut tensors: Named) -> Result<Named> {
+    tensors.remove("caption_projection.y_embedding");
+    Ok(tensors)
 }
 
 /// The second half of the rows before the first.

@@ -1,0 +1,222 @@
+//! The sizes of networks from their published `config.json`. What the networks here cannot do is an error that names file and key.
+
+use std::path::Path;
+
+use super::config_file::ConfigFile;
+use crate::error::{Error, Result};
+use crate::models::autoencoder::AutoencoderConfig;
+use crate::models::clip::text::{ClipTextConfig, End};
+use crate::models::clip::tower::{Activation, TowerSizes};
+use crate::models::flux::FluxConfig;
+use crate::models::pixart::PixArtConfig;
+use crate::models::sd3::Sd3Config;
+use crate::models::t5::T5Config;
+
+/// Latent pixels along each side of a patch, in all three transformers.
+const PATCH: usize = 2;
+
+fn open(folder: &Path) -> Result<ConfigFile> {
+    ConfigFile::read(&folder.join("config.json"))
+}
+
+/// Fails with `key` unless `found` is what the other sizes make it.
+fn consistent(file: &ConfigFile, key: &str, found: usize, expected: usize) -> Result<()> {
+    if found == expected { Ok(()) } else { Err(file.unsupported(key, found, &format!("{expected}, as the other sizes make it"))) }
+}
+
+/// Flux's transformer (`FluxTransformer2DModel`).
+pub fn flux(folder: &Path) -> Result<FluxConfig> {
+    let mut file = open(folder)?;
+    // Latents come packed.
+    file.only("patch_size", 1)?;
+    let (heads, head_width, in_channels) = (file.size("num_attention_heads")?, file.size("attention_head_dim")?, file.size("in_channels")?);
+    let out_channels = file.optional_size("out_channels")?.unwrap_or(in_channels);
+    consistent(&file, "out_channels", out_channels, in_channels)?;
+    // The first published files leave it out.
+    let axes_dim = file.optional_sizes("axes_dims_rope")?.unwrap_or_else(|| vec![16, 56, 56]);
+    if axes_dim.len() != 3 || axes_dim.iter().sum::<usize>() != head_width {
+        return Err(file.unsupported("axes_dims_rope", format!("{axes_dim:?}"), &format!("three widths that sum to {head_width}")));
+    }
+    let config = FluxConfig {
+        in_channels,
+        vec_in_dim: file.size("pooled_projection_dim")?,
+        context_in_dim: file.size("joint_attention_dim")?,
+        hidden_size: heads * head_width,
+        num_heads: heads,
+        depth: file.size("num_layers")?,
+        depth_single_blocks: file.size("num_single_layers")?,
+        axes_dim,
+        guidance_embed: file.switch("guidance_embeds", false)?,
+        // Not in the file: diffusers has them as constants (diffusers@v0.42.1 transformer_flux.py).
+        mlp_ratio: 4.0,
+        theta: 10_000.0,
+    };
+    file.finish()?;
+    Ok(config)
+}
+
+/// Stable Diffusion 3's transformer (`SD3Transformer2DModel`), and the side of its images in latent pixels.
+pub fn sd3(folder: &Path) -> Result<(Sd3Config, usize)> {
+    let mut file = open(folder)?;
+    file.only("patch_size", PATCH)?;
+    file.only("qk_norm", "null")?;
+    let config = Sd3Config {
+        channels: file.size("in_channels")?,
+        blocks: file.size("num_layers")?,
+        heads: file.size("num_attention_heads")?,
+        head_width: file.size("attention_head_dim")?,
+        text_width: file.size("joint_attention_dim")?,
+        pooled_width: file.size("pooled_projection_dim")?,
+        positions: file.size("pos_embed_max_size")?,
+    };
+    let (out, caption) = (file.optional_size("out_channels")?.unwrap_or(config.channels), file.size("caption_projection_dim")?);
+    consistent(&file, "out_channels", out, config.channels)?;
+    consistent(&file, "caption_projection_dim", caption, config.heads * config.head_width)?;
+    let side = file.size("sample_size")?;
+    file.finish()?;
+    Ok((config, side))
+}
+
+/// PixArt-Alpha's transformer (`PixArtTransformer2DModel`, in older files `Transformer2DModel`), and the side of its images in latent
+/// pixels.
+pub fn pixart(folder: &Path) -> Result<(PixArtConfig, usize)> {
+    let mut file = open(folder)?;
+    file.only("patch_size", PATCH)?;
+    file.only("activation_fn", "gelu-approximate")?;
+    file.only("norm_type", "ada_norm_single")?;
+    file.only("norm_eps", 1e-6)?;
+    file.only("attention_bias", true)?;
+    file.only("attention_type", "default")?;
+    file.only("num_embeds_ada_norm", 1000)?;
+    // Nothing is dropped outside training, and there is no group norm.
+    file.ignore(&["dropout", "norm_num_groups"]);
+    let config = PixArtConfig {
+        channels: file.size("in_channels")?,
+        blocks: file.size("num_layers")?,
+        heads: file.size("num_attention_heads")?,
+        head_width: file.size("attention_head_dim")?,
+        text_width: file.size("caption_channels")?,
+        sample_size: file.size("sample_size")?,
+    };
+    let (out, cross) = (file.size("out_channels")?, file.size("cross_attention_dim")?);
+    consistent(&file, "out_channels", out, 2 * config.channels)?;
+    consistent(&file, "cross_attention_dim", cross, config.heads * config.head_width)?;
+    // Networks for 1024 pixels also see resolution and aspect ratio; where the file says nothing, their size does.
+    if file.switch("use_additional_conditions", config.sample_size == 128)? {
+        return Err(file.unsupported(
+            "use_additional_conditions",
+            true,
+            "false: networks that see resolution and aspect ratio are not known here",
+        ));
+    }
+    file.only("interpolation_scale", (config.sample_size / 64).max(1))?;
+    file.finish()?;
+    let side = config.sample_size;
+    Ok((config, side))
+}
+
+/// A T5 encoder (`T5EncoderModel`).
+pub fn t5(folder: &Path) -> Result<T5Config> {
+    let mut file = open(folder)?;
+    file.only("model_type", "t5")?;
+    // T5 v1.1; the first T5 has ReLU.
+    if file.text_or("feed_forward_proj", "relu")? != "gated-gelu" {
+        return Err(file.unsupported("feed_forward_proj", "not gated-gelu", "gated-gelu (T5 v1.1)"));
+    }
+    let d_model = file.size("d_model")?;
+    Ok(T5Config {
+        vocab_size: file.size("vocab_size")?,
+        d_model,
+        d_kv: file.size("d_kv")?,
+        d_ff: file.size("d_ff")?,
+        num_layers: file.size("num_layers")?,
+        num_heads: file.size("num_heads")?,
+        relative_attention_num_buckets: file.optional_size("relative_attention_num_buckets")?.unwrap_or(32),
+        relative_attention_max_distance: file.optional_size("relative_attention_max_distance")?.unwrap_or(128),
+        layer_norm_epsilon: file.number("layer_norm_epsilon", 1e-6)?,
+    })
+}
+
+/// Whether a text encoder is used with its projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Projection {
+    Without,
+    With,
+}
+
+/// The text half of a CLIP (`CLIPTextModel`, `CLIPTextModelWithProjection`). Defaults are those of transformers' `CLIPTextConfig`.
+pub fn clip_text(folder: &Path, projection: Projection) -> Result<ClipTextConfig> {
+    let mut file = open(folder)?;
+    file.only("model_type", "clip_text_model")?;
+    let activation = match file.text_or("hidden_act", "quick_gelu")?.as_str() {
+        "quick_gelu" => Activation::QuickGelu,
+        "gelu" => Activation::Gelu,
+        other => return Err(file.unsupported("hidden_act", other, "quick_gelu, gelu")),
+    };
+    let width = file.optional_size("hidden_size")?.unwrap_or(512);
+    let tower = TowerSizes {
+        width,
+        layers: file.optional_size("num_hidden_layers")?.unwrap_or(12),
+        heads: file.optional_size("num_attention_heads")?.unwrap_or(8),
+        mlp_width: file.optional_size("intermediate_size")?.unwrap_or(2048),
+        activation,
+        epsilon: file.number("layer_norm_eps", 1e-5)?,
+    };
+    let projected = file.optional_size("projection_dim")?.unwrap_or(512);
+    let end = match file.optional_size("eos_token_id")? {
+        // Configurations from before the id was written correctly.
+        Some(2) => End::Largest,
+        id => End::Id(id.unwrap_or(49_407) as u32),
+    };
+    Ok(ClipTextConfig {
+        tower,
+        vocab_size: file.optional_size("vocab_size")?.unwrap_or(49_408),
+        positions: file.optional_size("max_position_embeddings")?.unwrap_or(77),
+        end,
+        projection: (projection == Projection::With).then_some(projected),
+    })
+}
+
+/// An autoencoder (`AutoencoderKL`).
+pub fn autoencoder(folder: &Path) -> Result<AutoencoderConfig> {
+    let mut file = open(folder)?;
+    for (key, block) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
+        let found = file.texts(key)?;
+        if found.iter().any(|name| name != block) {
+            return Err(file.unsupported(key, format!("{found:?}"), block));
+        }
+    }
+    file.only("in_channels", 3)?;
+    file.only("out_channels", 3)?;
+    file.only("act_fn", "silu")?;
+    file.only("mid_block_add_attention", true)?;
+    // Numbers are f32 here anyway; sizes say for which images it was trained.
+    file.ignore(&["force_upcast", "sample_size"]);
+    let widths = file.sizes("block_out_channels")?;
+    let channels = widths.first().copied().unwrap_or(0);
+    if widths.is_empty() || widths.iter().any(|width| !width.is_multiple_of(channels)) {
+        return Err(file.unsupported("block_out_channels", format!("{widths:?}"), "multiples of the first"));
+    }
+    let (before, after) = (file.switch("use_quant_conv", true)?, file.switch("use_post_quant_conv", true)?);
+    if before != after {
+        return Err(file.unsupported("use_post_quant_conv", after, &format!("{before}, as use_quant_conv")));
+    }
+    let config = AutoencoderConfig {
+        channels,
+        multipliers: widths.iter().map(|width| width / channels).collect(),
+        residual_blocks: file.size("layers_per_block")?,
+        latent_channels: file.size("latent_channels")?,
+        norm_groups: file.optional_size("norm_num_groups")?.unwrap_or(32),
+        scale_factor: file.number("scaling_factor", 0.182_15)?,
+        shift_factor: file.number("shift_factor", 0.0)?,
+        quant_conv: before,
+    };
+    if !(config.scale_factor.is_finite() && config.scale_factor > 0.0) {
+        return Err(Error::config(
+            format!("`{}`: `scaling_factor` is {}", folder.join("config.json").display(), config.scale_factor),
+            "it must be above 0",
+        ));
+    }
+    file.finish()?;
+    Ok(config)
+}
