@@ -118,9 +118,14 @@ fn pixart_text_and_mask() {
 
 /// The images of `scaledown generate --prompt … --latents …` against the pipeline's: mean absolute difference in units of 1/255.
 fn images(name: &str, guidance: f64) {
-    let (model, latents) = (folder(name), folder(&format!("{name}.safetensors")));
+    images_with(name, name, guidance, "");
+}
+
+/// The images of the model `model` with further lines of [teacher] against those of the fixture `name`.
+fn images_with(name: &str, model: &str, guidance: f64, lines: &str) {
+    let (model, latents) = (folder(model), folder(&format!("{name}.safetensors")));
     let pipeline = format!(
-        "seed = 1\n[data]\n[teacher]\nfolder = {:?}\nresolution = 16\n[generate]\nsteps = 4\nguidance = {guidance:?}\n",
+        "seed = 1\n[data]\n[generate]\nsteps = 4\nguidance = {guidance:?}\n[teacher]\nfolder = {:?}\nresolution = 16\n{lines}",
         model.to_str().unwrap()
     );
     let place = Place::with(&pipeline);
@@ -144,6 +149,16 @@ fn images(name: &str, guidance: f64) {
 #[test]
 fn flux_image_from_its_folder() {
     images("flux", 3.5);
+}
+
+#[test]
+fn flux_image_under_a_lora() {
+    images_with(
+        "lora_images",
+        "flux",
+        3.5,
+        &format!("lora = [{{ file = {:?}, scale = 0.8 }}]\n", folder("lora.safetensors").to_str().unwrap()),
+    );
 }
 
 #[test]

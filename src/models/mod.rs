@@ -11,6 +11,7 @@ pub mod group_norm;
 pub mod guidance;
 pub mod images;
 pub mod layout;
+pub mod lora;
 pub mod ocr;
 pub mod pixart;
 pub mod published;

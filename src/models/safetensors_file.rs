@@ -35,6 +35,12 @@ struct Opened {
     /// First byte after the header.
     start: u64,
     entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// The texts that a file carries beside its tensors.
+pub fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
+    Ok(Opened::open(path)?.metadata)
 }
 
 /// Names, types and shapes of the tensors of one file, without their values.
@@ -128,13 +134,16 @@ impl Opened {
         file.read_exact(&mut header).map_err(Error::io("read", path))?;
         let mut parsed: BTreeMap<String, serde_json::Value> =
             serde_json::from_slice(&header).map_err(|error| wrong(format!("its header cannot be read: {error}")))?;
-        parsed.remove("__metadata__");
+        let metadata = match parsed.remove("__metadata__") {
+            Some(value) => serde_json::from_value(value).map_err(|error| wrong(format!("its metadata cannot be read: {error}")))?,
+            None => BTreeMap::new(),
+        };
         let mut entries = BTreeMap::new();
         for (name, value) in parsed {
             let entry: Entry = serde_json::from_value(value).map_err(|error| wrong(format!("its header says of `{name}`: {error}")))?;
             entries.insert(name, entry);
         }
-        let opened = Self { file, path: path.into(), start: PREFIX + length, entries };
+        let opened = Self { file, path: path.into(), start: PREFIX + length, entries, metadata };
         opened.check(size)?;
         Ok(opened)
     }

@@ -32,6 +32,15 @@ pub fn flux(mut tensors: Named) -> Result<Named> {
     Ok(renamed)
 }
 
+/// Where diffusers' tensor `name` lies in black-forest-labs' layout: the tensor's name there, its index among the parts that are joined
+/// in it, and whether there are several.
+pub fn flux_tensor(name: &str) -> Option<(String, usize, bool)> {
+    match joined(name) {
+        Some((joined, parts)) => Some((joined, parts.iter().position(|part| part == name)?, true)),
+        None => Some((renamed_tensor(name)?, 0, false)),
+    }
+}
+
 /// The joined tensor that `name` is a part of, and all parts in their order.
 fn joined(name: &str) -> Option<(String, Vec<String>)> {
     let parts: Vec<&str> = name.split('.').collect();

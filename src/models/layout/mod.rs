@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-pub use self::flux::flux;
+pub use self::flux::{flux, flux_tensor};
 pub use self::text::{clip_text, t5};
 
 use crate::error::Result;
@@ -140,7 +140,7 @@ pub fn pixart(mut tensors: Named) -> Result<Named> {
 }
 
 /// The second half of the rows before the first.
-fn swap_halves(tensor: &Tensor) -> Result<Tensor> {
+pub(super) fn swap_halves(tensor: &Tensor) -> Result<Tensor> {
     let half = tensor.dim(0)? / 2;
     Ok(Tensor::cat(&[tensor.narrow(0, half, half)?, tensor.narrow(0, 0, half)?], 0)?)
 }

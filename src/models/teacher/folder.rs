@@ -10,6 +10,7 @@ use crate::models::autoencoder::Autoencoder;
 use crate::models::checkpointing::Checkpointing;
 use crate::models::clip::text::ClipText;
 use crate::models::flux::Flux;
+use crate::models::lora::{self, Lora};
 use crate::models::pixart::PixArt;
 use crate::models::published::architectures::{self, Projection};
 use crate::models::published::{AUTOENCODER, Family, PipelineFolder, Stored, TRANSFORMER, tokenizers};
@@ -35,6 +36,9 @@ pub struct FolderConfig {
     /// What the denoiser keeps for its backward pass.
     #[serde(default)]
     pub checkpointing: Checkpointing,
+    /// Changes of the denoiser, one after the other; of Flux only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lora: Vec<Lora>,
 }
 
 /// Latent pixels along each side of the images that Flux's pipeline makes where no size is given (diffusers@v0.42.1).
@@ -58,7 +62,9 @@ impl FolderConfig {
 
     /// Files the frozen set is read from, for hashing; of a folder that is no model, the file that is missing.
     pub fn files(&self, pipeline: &Path) -> Vec<PathBuf> {
-        self.open(pipeline).map_or_else(|_| vec![self.path(pipeline).join("model_index.json")], |model| model.files())
+        let mut files = self.open(pipeline).map_or_else(|_| vec![self.path(pipeline).join("model_index.json")], |model| model.files());
+        files.extend(self.lora.iter().map(|lora| lora.path(pipeline)));
+        files
     }
 
     /// Image pixels per latent pixel along each side, channels of the latents, and pixels along each side of an image.
@@ -106,10 +112,15 @@ impl FolderConfig {
     pub fn load_denoiser(&self, pipeline: &Path) -> Result<Box<dyn Denoiser>> {
         let model = self.open(pipeline)?;
         let folder = transformer_folder(&model)?;
+        if model.family != Family::Flux && !self.lora.is_empty() {
+            let message = format!("a LoRA changes Flux, and `{}` is a {}", model.path.display(), model.family.class());
+            return Err(Error::config(message, "remove `lora` from [teacher]"));
+        }
         Ok(match model.family {
             Family::Flux => {
                 let config = architectures::flux(&folder)?;
-                let mut denoiser = construct(&folder, layout::flux, |weights| Flux::new(&config, weights))?;
+                let layout = |tensors| lora::merge_all(&self.lora, layout::flux(tensors)?, pipeline);
+                let mut denoiser = construct(&folder, layout, |weights| Flux::new(&config, weights))?;
                 denoiser.checkpointing = self.checkpointing;
                 Box::new(denoiser)
             }

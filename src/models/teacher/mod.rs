@@ -16,6 +16,7 @@ pub use self::prompts::{Condition, PooledText, PromptReader, Shared, condition};
 use super::Denoiser;
 use super::autoencoder::Autoencoder;
 use super::checkpointing::Checkpointing;
+use super::lora::Lora;
 use super::published::{Family, SCHEDULER};
 use super::t5::{Padding, T5Config, T5Encoder};
 use super::tokenizer::Tokenizer;
@@ -52,13 +53,15 @@ struct Fields {
     resolution: Option<usize>,
     latent_downsampling: Option<usize>,
     latent_channels: Option<usize>,
+    #[serde(default)]
+    lora: Vec<Lora>,
 }
 
 impl TryFrom<Fields> for TeacherConfig {
     type Error = String;
 
     fn try_from(fields: Fields) -> Result<Self, String> {
-        let Fields { pooled_text, checkpointing, token_length, resolution, .. } = fields;
+        let Fields { pooled_text, checkpointing, token_length, resolution, lora, .. } = fields;
         let sizes = [
             ("tokenizer", fields.tokenizer.is_some()),
             ("text_encoder", fields.text_encoder.is_some()),
@@ -73,7 +76,7 @@ impl TryFrom<Fields> for TeacherConfig {
         if let Some(folder) = fields.folder {
             return match sizes.iter().find(|(_, given)| *given) {
                 Some((key, _)) => Err(format!("`{key}` is read from the files of `folder` and cannot be given beside it")),
-                None => Ok(Self::Folder(FolderConfig { folder, resolution, token_length, pooled_text, checkpointing })),
+                None => Ok(Self::Folder(FolderConfig { folder, resolution, token_length, pooled_text, checkpointing, lora })),
             };
         }
         fn given<T>(key: &str, value: Option<T>) -> Result<T, String> {
@@ -93,6 +96,7 @@ impl TryFrom<Fields> for TeacherConfig {
             resolution: given("resolution", resolution)?,
             latent_downsampling: given("latent_downsampling", fields.latent_downsampling)?,
             latent_channels: fields.latent_channels.unwrap_or(parts::FLUX_LATENT_CHANNELS),
+            lora,
         })))
     }
 }

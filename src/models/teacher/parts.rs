@@ -12,6 +12,7 @@ use crate::models::checkpointing::Checkpointing;
 use crate::models::clip::{Clip, ClipConfig};
 use crate::models::flux::{Flux, FluxConfig};
 use crate::models::layout;
+use crate::models::lora::{self, Lora};
 use crate::models::t5::{T5Config, T5Encoder};
 use crate::models::tokenizer::Tokenizer;
 use crate::models::weights::Weights;
@@ -91,6 +92,9 @@ pub struct PartsConfig {
     pub latent_downsampling: usize,
     /// Channels of the autoencoder; 16 in Flux and in the miniature world.
     pub latent_channels: usize,
+    /// Changes of the denoiser, one after the other.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lora: Vec<Lora>,
 }
 
 /// Longest text of the published CLIP models in tokens.
@@ -103,7 +107,8 @@ impl PartsConfig {
     pub fn files(&self, folder: &Path) -> Vec<PathBuf> {
         let tokenizers = std::iter::once(&self.tokenizer).chain(&self.clip_tokenizer).map(|file| folder.join(file));
         let parts = [&self.text_encoder, &self.clip, &self.denoiser, &self.autoencoder];
-        tokenizers.chain(parts.into_iter().filter_map(|part| part.weights.path(folder))).collect()
+        let changes = self.lora.iter().map(|lora| lora.path(folder));
+        tokenizers.chain(parts.into_iter().filter_map(|part| part.weights.path(folder))).chain(changes).collect()
     }
 
     /// Loads the frozen text teacher.
@@ -116,7 +121,8 @@ impl PartsConfig {
 
     /// Loads the denoiser.
     pub fn load_denoiser(&self, folder: &Path, seed: u64) -> Result<Flux> {
-        let weights = self.denoiser.weights.open(folder, seed)?.in_layout(layout::flux)?;
+        let weights =
+            self.denoiser.weights.open(folder, seed)?.in_layout(|tensors| lora::merge_all(&self.lora, layout::flux(tensors)?, folder))?;
         let mut denoiser = Flux::new(&FluxConfig::preset(&self.denoiser.preset)?, &weights)?;
         denoiser.checkpointing = self.checkpointing;
         weights.finish()?;
