@@ -91,14 +91,14 @@ fn control_residuals() {
 #[test]
 fn control_denoiser_call() {
     let fixture = Fixture::read();
-    let controlled = Controlled { flux: &fixture.flux, net: &fixture.net, control: &fixture.control() };
+    let controlled = Controlled { denoiser: &fixture.flux, net: &fixture.net, control: &fixture.control() };
     close("velocity", &controlled.velocity(&fixture.input(), &fixture.get("text")).unwrap(), &fixture.get("velocity"), CALL);
 }
 
 #[test]
 fn control_generation() {
     let fixture = Fixture::read();
-    let controlled = Controlled { flux: &fixture.flux, net: &fixture.net, control: &fixture.control() };
+    let controlled = Controlled { denoiser: &fixture.flux, net: &fixture.net, control: &fixture.control() };
     let DenoiserInput { latents, guidance, pooled, .. } = fixture.input();
     let conditions = Conditions { pooled, guidance, text_mask: None };
     let times = flow_times(STEPS, 9, Shift::None).unwrap();

@@ -118,11 +118,11 @@ fn pixart_text_and_mask() {
 
 /// The images of `scaledown generate --prompt … --latents …` against the pipeline's: mean absolute difference in units of 1/255.
 fn images(name: &str, guidance: f64) {
-    images_with(name, name, guidance, "");
+    images_with(name, name, guidance, "", &[]);
 }
 
-/// The images of the model `model` with further lines of [teacher] against those of the fixture `name`.
-fn images_with(name: &str, model: &str, guidance: f64, lines: &str) {
+/// The images of the model `model` with further lines of [teacher] and further options against those of the fixture `name`.
+fn images_with(name: &str, model: &str, guidance: f64, lines: &str, options: &[&str]) {
     let (model, latents) = (folder(model), folder(&format!("{name}.safetensors")));
     let pipeline = format!(
         "seed = 1\n[data]\n[generate]\nsteps = 4\nguidance = {guidance:?}\n[teacher]\nfolder = {:?}\nresolution = 16\n{lines}",
@@ -131,7 +131,7 @@ fn images_with(name: &str, model: &str, guidance: f64, lines: &str) {
     let place = Place::with(&pipeline);
     let prompts = prompts();
     let arguments = ["generate", "--prompt", &prompts[0], "--prompt", &prompts[1], "--latents", latents.to_str().unwrap(), "--out", "out"];
-    let ran = place.run(&arguments).succeeded();
+    let ran = place.run(&[&arguments, options].concat()).succeeded();
     assert_eq!(ran.stdout.lines().collect::<Vec<_>>(), ["out/0001.png", "out/0002.png"]);
     let expected = expected(name, "image");
     for (i, file) in ["out/0001.png", "out/0002.png"].into_iter().enumerate() {
@@ -153,12 +153,15 @@ fn flux_image_from_its_folder() {
 
 #[test]
 fn flux_image_under_a_lora() {
-    images_with(
-        "lora_images",
-        "flux",
-        3.5,
-        &format!("lora = [{{ file = {:?}, scale = 0.8 }}]\n", folder("lora.safetensors").to_str().unwrap()),
-    );
+    let lora = folder("lora.safetensors");
+    images_with("lora_images", "flux", 3.5, &format!("lora = [{{ file = {:?}, scale = 0.8 }}]\n", lora.to_str().unwrap()), &[]);
+}
+
+#[test]
+fn flux_image_under_a_control_net() {
+    let (net, image) = (folder("controlnet"), format!("depth={}", folder("control.png").display()));
+    let options = ["--control-net", net.to_str().unwrap(), "--control", &image, "--control-scale", "0.6"];
+    images_with("control_images", "flux", 3.5, "", &options);
 }
 
 #[test]

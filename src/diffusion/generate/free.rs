@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
 use super::Config;
+use super::control::ControlRequest;
 use super::painter::{Encoder, Painter, write_png};
 use crate::diffusion::latents::{self, LatentShape, Use};
 use crate::error::{Error, Result};
@@ -32,6 +33,8 @@ pub struct Request {
     /// `[n, N, 4C]`; noise of the pipeline's seed where absent.
     pub latents: Option<PathBuf>,
     pub steps: Intermediate,
+    /// A ControlNet and its image, the same for every prompt.
+    pub control: Option<ControlRequest>,
     /// Folder of the images.
     pub out: PathBuf,
 }
@@ -47,6 +50,9 @@ struct Record<'a> {
     seed: u64,
     /// SHA-256 of the file with the initial noise.
     latents: Option<String>,
+    /// SHA-256 of the ControlNet's image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    control: Option<String>,
 }
 
 /// Paints all prompts and returns the images' files, in the order of the prompts.
@@ -63,6 +69,10 @@ pub fn run(config: &Config, teacher: &TeacherConfig, request: &Request, context:
     // Looked at before the networks are loaded.
     let given = request.latents.as_deref().map(read_latents).transpose()?;
     let painter = Painter::load(config, teacher, &request.encoder, context)?;
+    let painter = match &request.control {
+        Some(control) => painter.under(control)?,
+        None => painter,
+    };
     let noise = match given {
         Some(given) => packed(given, request.prompts.len(), painter.shape)?,
         None => latents::noise(context.seed, &uses(&request.prompts), painter.shape, &Device::Cpu)?,
@@ -102,6 +112,7 @@ pub fn run(config: &Config, teacher: &TeacherConfig, request: &Request, context:
 
 fn write_records(config: &Config, request: &Request, context: &RunContext, images: &[PathBuf]) -> Result<()> {
     let latents = request.latents.as_deref().map(files::sha256_file).transpose()?;
+    let control = request.control.as_ref().map(|control| files::sha256_file(&control.image)).transpose()?;
     let record = |(prompt, image): (&String, &PathBuf)| -> serde_json::Result<serde_json::Value> {
         serde_json::to_value(Record {
             image: image.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
@@ -111,6 +122,7 @@ fn write_records(config: &Config, request: &Request, context: &RunContext, image
             steps: config.steps,
             seed: context.seed,
             latents: latents.clone(),
+            control: control.clone(),
         })
     };
     let path = request.out.join("images.json");

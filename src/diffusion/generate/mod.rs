@@ -3,6 +3,7 @@
 //! The encoder is `teacher`, a distilled student, or `real`: the ground truth of miniature-world prompts, rendered. [`free`] makes images
 //! of any other prompts.
 
+pub mod control;
 pub mod free;
 pub mod painter;
 

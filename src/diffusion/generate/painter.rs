@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
 use super::Config;
+use super::control::ControlRequest;
 use crate::data::schema::PromptRow;
 use crate::diffusion::latents::{self, LatentShape, Use};
 use crate::diffusion::sampler::{self, Conditions};
@@ -14,6 +15,7 @@ use crate::diffusion::scheduler::Scheduler;
 use crate::error::{Error, Result};
 use crate::models::autoencoder::Autoencoder;
 use crate::models::card::{StudentCard, TEACHER};
+use crate::models::flux::control::{Control, ControlNet, Controlled};
 use crate::models::guidance::{Guided, Negative};
 use crate::models::teacher::{Condition, PromptReader, TeacherConfig};
 use crate::models::{Denoiser, TextEncoder};
@@ -62,6 +64,7 @@ pub struct Painter {
     prompts: PromptReader,
     encoder: Box<dyn TextEncoder>,
     denoiser: Box<dyn Denoiser>,
+    control: Option<(ControlNet, Control)>,
     autoencoder: Autoencoder,
     /// The empty prompt under this encoder, where guidance needs it.
     negative: Option<Negative>,
@@ -95,6 +98,7 @@ impl Painter {
             prompts,
             encoder,
             denoiser: teacher.load_denoiser(folder, seed)?,
+            control: None,
             autoencoder: teacher.load_autoencoder(folder, seed)?,
             negative,
             shape,
@@ -102,6 +106,12 @@ impl Painter {
             steps: config.steps,
             label,
         })
+    }
+
+    /// The same under a ControlNet.
+    pub fn under(mut self, request: &ControlRequest) -> Result<Self> {
+        self.control = Some(request.load(&self.autoencoder, self.shape)?);
+        Ok(self)
     }
 
     /// The images of `texts` with `guidance` `[B]` from packed `noise` `[B, N, 4C]`; `after` sees the images after every step, as their
@@ -119,6 +129,8 @@ impl Painter {
         let steps = self.scheduler.start(self.steps, self.shape.n_patches())?;
         let guided = self.negative.clone().map(|negative| Guided { denoiser: self.denoiser.as_ref(), negative });
         let denoiser = guided.as_ref().map_or(self.denoiser.as_ref(), |guided| guided as &dyn Denoiser);
+        let controlled = self.control.as_ref().map(|(net, control)| Controlled { denoiser, net, control });
+        let denoiser = controlled.as_ref().map_or(denoiser, |controlled| controlled as &dyn Denoiser);
         let mut seen = |latents: &Tensor| match &mut after {
             Some(after) => after(self.decode(latents)?),
             None => Ok(()),

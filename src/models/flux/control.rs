@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::conditioning::Embedders;
 use super::double_block::DoubleBlock;
 use super::single_block::SingleBlock;
-use super::{Flux, FluxConfig, double_blocks, rotation, single_blocks};
+use super::{FluxConfig, double_blocks, rotation, single_blocks};
 use crate::error::{Error, Result};
 use crate::models::weights::{Bias, Init, Weights};
 use crate::models::{Denoiser, DenoiserInput, Pullback};
@@ -104,7 +104,7 @@ impl ControlNet {
     /// knows several.
     pub fn residuals(&self, input: &DenoiserInput, text: &Tensor, control: &Control) -> Result<Residuals> {
         input.check(text)?;
-        if control.latents.dims() != input.latents.dims() {
+        if control.latents.dims()[1..] != input.latents.dims()[1..] {
             let shapes = format!("latents {:?}, control {:?}", input.latents.dims(), control.latents.dims());
             return Err(Error::Invalid(format!("the control image has another size than the image: {shapes}")));
         }
@@ -125,7 +125,8 @@ impl ControlNet {
         let l = words.dim(1)?;
         let (conditioning, _) = self.embedders.forward(input)?;
         let rotation = rotation(&self.config, l, n, text.dtype())?;
-        let mut image = add(&self.img_in.forward(&input.latents)?, &self.control_in.forward(&control.latents)?)?;
+        let seen = control.latents.broadcast_as(input.latents.shape())?.contiguous()?;
+        let mut image = add(&self.img_in.forward(&input.latents)?, &self.control_in.forward(&seen)?)?;
         let scaled = |out: &Linear, tokens: &Tensor| -> Result<Tensor> { Ok((out.forward(tokens)? * control.scale)?) };
         let mut double = Vec::new();
         for (block, out) in self.double_blocks.iter().zip(&self.double_out) {
@@ -145,7 +146,7 @@ impl ControlNet {
 /// The image that controls, and how much.
 #[derive(Debug, Clone)]
 pub struct Control {
-    /// Packed latents of the control image `[B, N, C]`, encoded and scaled as an image is.
+    /// Packed latents of the control image `[B, N, C]`, or `[1, N, C]` for all, encoded and scaled as an image is.
     pub latents: Tensor,
     pub mode: Option<Mode>,
     /// Factor of the residuals; 1 is the network as trained.
@@ -153,9 +154,9 @@ pub struct Control {
 }
 
 /// Flux under a ControlNet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Controlled<'a> {
-    pub flux: &'a Flux,
+    pub denoiser: &'a dyn Denoiser,
     pub net: &'a ControlNet,
     pub control: &'a Control,
 }
@@ -163,7 +164,7 @@ pub struct Controlled<'a> {
 impl Denoiser for Controlled<'_> {
     fn velocity(&self, input: &DenoiserInput, text: &Tensor) -> Result<Tensor> {
         let residuals = self.net.residuals(input, text, self.control)?;
-        Ok(self.flux.run(input, text, None, Some(&residuals))?.0)
+        self.denoiser.velocity_under(input, text, &residuals)
     }
 
     fn velocity_with_pullback<'a>(&'a self, _: &DenoiserInput, _: &Tensor) -> Result<(Tensor, Pullback<'a>)> {

@@ -273,6 +273,10 @@ impl Denoiser for Flux {
         Ok(self.run(input, text, None, None)?.0)
     }
 
+    fn velocity_under(&self, input: &DenoiserInput, text: &Tensor, residuals: &Residuals) -> Result<Tensor> {
+        Ok(self.run(input, text, None, Some(residuals))?.0)
+    }
+
     fn velocity_with_pullback<'a>(&'a self, input: &DenoiserInput, text: &Tensor) -> Result<(Tensor, Pullback<'a>)> {
         let (velocity, saved) = self.forward(input, text)?;
         Ok((velocity, Box::new(move |d_velocity| self.vjp(saved, d_velocity, &mut Gradients::Frozen))))

@@ -27,17 +27,34 @@ fn consistent(file: &ConfigFile, key: &str, found: usize, expected: usize) -> Re
 /// Flux's transformer (`FluxTransformer2DModel`).
 pub fn flux(folder: &Path) -> Result<FluxConfig> {
     let mut file = open(folder)?;
+    let config = flux_sizes(&mut file)?;
+    file.finish()?;
+    Ok(config)
+}
+
+/// A ControlNet of Flux (`FluxControlNetModel`), and the number of kinds of images it knows where it knows several.
+pub fn control_net(folder: &Path) -> Result<(FluxConfig, Option<usize>)> {
+    let mut file = open(folder)?;
+    let modes = file.optional_size("num_mode")?;
+    // Others read the image by convolutions, not as latents.
+    file.only("conditioning_embedding_channels", "null")?;
+    let config = flux_sizes(&mut file)?;
+    file.finish()?;
+    Ok((config, modes))
+}
+
+fn flux_sizes(file: &mut ConfigFile) -> Result<FluxConfig> {
     // Latents come packed.
     file.only("patch_size", 1)?;
     let (heads, head_width, in_channels) = (file.size("num_attention_heads")?, file.size("attention_head_dim")?, file.size("in_channels")?);
     let out_channels = file.optional_size("out_channels")?.unwrap_or(in_channels);
-    consistent(&file, "out_channels", out_channels, in_channels)?;
+    consistent(file, "out_channels", out_channels, in_channels)?;
     // The first published files leave it out.
     let axes_dim = file.optional_sizes("axes_dims_rope")?.unwrap_or_else(|| vec![16, 56, 56]);
     if axes_dim.len() != 3 || axes_dim.iter().sum::<usize>() != head_width {
         return Err(file.unsupported("axes_dims_rope", format!("{axes_dim:?}"), &format!("three widths that sum to {head_width}")));
     }
-    let config = FluxConfig {
+    Ok(FluxConfig {
         in_channels,
         vec_in_dim: file.size("pooled_projection_dim")?,
         context_in_dim: file.size("joint_attention_dim")?,
@@ -50,9 +67,7 @@ pub fn flux(folder: &Path) -> Result<FluxConfig> {
         // Not in the file: diffusers has them as constants (diffusers@v0.42.1 transformer_flux.py).
         mlp_ratio: 4.0,
         theta: 10_000.0,
-    };
-    file.finish()?;
-    Ok(config)
+    })
 }
 
 /// Stable Diffusion 3's transformer (`SD3Transformer2DModel`), and the side of its images in latent pixels.
