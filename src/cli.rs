@@ -3,6 +3,7 @@
 mod columns;
 mod compare;
 mod data;
+mod export;
 mod power;
 mod preference;
 
@@ -122,6 +123,8 @@ enum Command {
         #[command(subcommand)]
         command: data::Command,
     },
+    /// Write a finished student for others to load: diffusers, ComfyUI, GGUF; prints the folder.
+    Export(export::Options),
     /// Say what this machine has and what the pipelines lack.
     Doctor,
 }
@@ -139,6 +142,7 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Command::Data { command } => return data::run(command, common),
         Command::Preference(options) => return preference::run(options),
+        Command::Export(options) => return export::run(options, common.dry_run),
         Command::Power(options) => {
             let answer = power::answer(options)?;
             println!("{}", answer.number);
@@ -180,7 +184,12 @@ pub fn run(cli: Cli) -> Result<()> {
             let all = Part::ALL.map(|part| part.name().to_owned()).to_vec();
             chosen(part, all).iter().map(|name| pipeline.bootstrap(name, start)).collect::<Result<_>>()?
         }
-        Command::Doctor | Command::Data { .. } | Command::Preference(_) | Command::PreferencePage { .. } | Command::Power(_) => Vec::new(),
+        Command::Doctor
+        | Command::Data { .. }
+        | Command::Export(_)
+        | Command::Preference(_)
+        | Command::PreferencePage { .. }
+        | Command::Power(_) => Vec::new(),
     };
     if common.dry_run {
         for line in pipeline.plan(&steps)? {

@@ -6,6 +6,7 @@ pub mod checkpointing;
 pub mod clip;
 pub mod convolution;
 pub mod dit;
+pub mod exported;
 pub mod flux;
 pub mod gguf;
 pub mod group_norm;
