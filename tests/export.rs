@@ -171,6 +171,9 @@ fn gguf_files_have_the_keys_the_names_and_the_numbers_as_far_as_their_types_hold
     for (name, (kind, tensor)) in &exact {
         assert_eq!((kind, numbers(tensor)), (&GgmlDType::F32, numbers(published(name))), "{name}");
     }
+    // The folder as the start of a student.
+    let again = exported::load_student(&sizes(), &place.path("exact")).unwrap();
+    assert_eq!(hash_of(&again, &place), text("scaledown.student.sha256"));
     let (_, half) = export(&["--dtype", "f16"], "half");
     for (name, (kind, tensor)) in &half {
         let own = published(name);

@@ -18,19 +18,36 @@ const IN_FOLDER: [&str; 3] = [STUDENT_WEIGHTS, "model.safetensors", "pytorch_mod
 const SHARED: &str = "encoder.shared.weight";
 const EMBEDDED: &str = "encoder.encoder.embed_tokens.weight";
 
+/// Endings of files with weights, for folders that have one under a name of its own.
+const ENDINGS: [&str; 2] = ["safetensors", "gguf"];
+
 /// The file with the weights, where `path` may be that file or a folder with it.
 ///
 /// # Errors
-/// A folder without any of the known names.
+/// A folder without any of the known names, and without exactly one file of weights.
 pub fn weights_file(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    IN_FOLDER.iter().map(|name| path.join(name)).find(|file| file.exists()).ok_or_else(|| Error::Missing {
-        what: "a student's weights".into(),
-        path: path.into(),
-        hint: format!("the folder must hold {}; or name the file itself", IN_FOLDER.join(", ")),
-    })
+    if let Some(file) = IN_FOLDER.iter().map(|name| path.join(name)).find(|file| file.exists()) {
+        return Ok(file);
+    }
+    let entries =
+        path.read_dir().map_err(Error::io("read", path))?.collect::<std::io::Result<Vec<_>>>().map_err(Error::io("read", path))?;
+    let mut files: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known)));
+    match <[PathBuf; 1]>::try_from(files) {
+        Ok([file]) => Ok(file),
+        Err(_) => Err(Error::Missing {
+            what: "a student's weights".into(),
+            path: path.into(),
+            hint: format!(
+                "the folder must hold {}, or one file of {}; or name the file itself",
+                IN_FOLDER.join(", "),
+                ENDINGS.join(" or ")
+            ),
+        }),
+    }
 }
 
 /// Loads a student of the sizes `config` in f32 on the CPU; `path` is a file or a folder.

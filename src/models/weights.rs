@@ -55,7 +55,7 @@ impl Contents {
     fn in_layout(self, layout: impl Fn(BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>>) -> Result<Self> {
         let Self { mut tensors, quantised } = self;
         // Tensors that take no memory show what the layout does with the quantised matrices.
-        let zero = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        let zero = Tensor::zeros((), DType::U8, &Device::Cpu)?;
         let mut shown = tensors.clone();
         for (name, matrix) in &quantised {
             shown.insert(name.clone(), zero.broadcast_as(matrix.dims().as_slice())?);
