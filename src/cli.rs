@@ -3,6 +3,7 @@
 mod columns;
 mod compare;
 mod data;
+mod export;
 mod power;
 mod preference;
 mod prompts;
@@ -132,6 +133,8 @@ enum Command {
         #[command(subcommand)]
         command: data::Command,
     },
+    /// Write a finished student for others to load: diffusers, ComfyUI, GGUF; prints the folder.
+    Export(export::Options),
     /// Say what this machine has and what the pipelines lack.
     Doctor,
 }
@@ -149,6 +152,7 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Command::Data { command } => return data::run(command, common),
         Command::Preference(options) => return preference::run(options),
+        Command::Export(options) => return export::run(options, common.dry_run),
         Command::Reproduce(options) => return reproduce::run(options, common),
         Command::Power(options) => {
             let answer = power::answer(options)?;
@@ -199,6 +203,7 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Command::Doctor
         | Command::Data { .. }
+        | Command::Export(_)
         | Command::Preference(_)
         | Command::PreferencePage { .. }
         | Command::Power(_)

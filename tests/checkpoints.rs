@@ -9,10 +9,12 @@ use scaledown::models::autoencoder::{Autoencoder, AutoencoderConfig};
 use scaledown::models::clip::text::{ClipText, ClipTextConfig, End};
 use scaledown::models::clip::tower::{Activation, TowerSizes};
 use scaledown::models::clip::{Clip, ClipConfig};
+use scaledown::models::exported;
 use scaledown::models::flux::{Flux, FluxConfig};
 use scaledown::models::layout::{self, Named};
 use scaledown::models::pixart::{PixArt, PixArtConfig};
 use scaledown::models::sd3::{Sd3, Sd3Config};
+use scaledown::models::student::{Student, StudentConfig};
 use scaledown::models::t5::{T5Config, T5Encoder};
 use scaledown::models::weights::Weights;
 
@@ -83,6 +85,13 @@ fn t5_encoders_from_small_to_xxl() {
         let name = format!("t5-v1.1-{size}");
         check(&name, None, |weights| T5Encoder::new(&T5Config::preset(&name)?, weights).map(drop));
     }
+}
+
+#[test]
+fn distillt5_as_released() {
+    let encoder = T5Config::preset("t5-v1.1-base").unwrap();
+    let config = StudentConfig { encoder, projection_hidden: 4096, text_width: 4096, dropout: 0.0 };
+    check("distillt5", Some(exported::student_names), |weights| Student::new(&config, weights).map(drop));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::data::schema::PromptRow;
 use crate::diffusion::schedule::Shift;
 use crate::error::{Error, Result};
 use crate::models::card::{REAL, STUDENT_WEIGHTS, StudentCard, TEACHER};
+use crate::models::exported;
 use crate::models::student::{Student, StudentConfig};
 use crate::models::t5::{T5Config, T5Encoder};
 use crate::models::teacher::TeacherConfig;
@@ -67,6 +68,9 @@ pub enum Initialisation {
     Encoder(PathBuf),
     /// Another student of the same pipeline, for schedules of several stages, or one of another pipeline: `flux-dev/base`.
     Student(String),
+    /// A whole student from elsewhere, file or folder relative to the pipeline's folder: one that `scaledown export` wrote, or a released
+    /// `T5EncoderWithProjection`.
+    Weights(PathBuf),
 }
 
 /// One student and its training.
@@ -243,6 +247,7 @@ impl Config {
                 weights.finish()?;
                 Ok(student)
             }
+            Initialisation::Weights(path) => exported::load_student(&config, &context.pipeline.join(path)),
         }
     }
 
@@ -253,6 +258,11 @@ impl Config {
             Initialisation::Random => {}
             Initialisation::Encoder(file) => files.push(context.pipeline.join(file)),
             Initialisation::Student(name) => files.push(context.student(name).join(STUDENT_WEIGHTS)),
+            Initialisation::Weights(path) => {
+                let path = context.pipeline.join(path);
+                // A folder without weights is named as it is, for the message that it lacks them.
+                files.push(exported::weights_file(&path).unwrap_or(path));
+            }
         }
         files
     }
@@ -311,6 +321,8 @@ mod tests {
         let file = config("init = { encoder = \"student-base.safetensors\" }").unwrap().init;
         assert_eq!(file, Initialisation::Encoder("student-base.safetensors".into()));
         assert_eq!(config("init = { student = \"stage-1\" }").unwrap().init, Initialisation::Student("stage-1".into()));
+        let folder = config("init = { weights = \"export-diffusers\" }").unwrap().init;
+        assert_eq!(folder, Initialisation::Weights("export-diffusers".into()));
         assert!(config("initialisation = \"random\"").is_err());
     }
 
