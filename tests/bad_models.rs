@@ -126,6 +126,20 @@ fn an_index_may_not_name_files_elsewhere() {
 }
 
 #[test]
+fn weights_in_half_precision_are_taken_where_there_are_no_others() {
+    let model = Model::copy("flux");
+    let file = |variant: &str| format!("transformer/diffusion_pytorch_model{variant}.safetensors");
+    let bytes = model.bytes(&file(""));
+    model.write(&file(".fp16"), &bytes);
+    model.remove(&file(""));
+    model.load_denoiser().unwrap();
+    // Beside full precision they are not even opened.
+    model.write(&file(""), &bytes);
+    model.write(&file(".fp16"), b"");
+    model.load_denoiser().unwrap();
+}
+
+#[test]
 fn a_file_that_is_cut_off_says_how_long_it_is_and_should_be() {
     let model = Model::copy("flux");
     let file = "transformer/diffusion_pytorch_model.safetensors";
@@ -197,6 +211,18 @@ fn a_configuration_that_is_not_known_names_file_key_and_value() {
     let model = Model::copy("flux");
     model.edit("text_encoder/config.json", "quick_gelu", "mish");
     refused(model.load_prompts(), &["text_encoder/config.json", "`hidden_act` is mish"]);
+}
+
+#[test]
+fn parts_of_different_models_are_told_apart_by_their_configurations() {
+    let geometry = |model: &Model| model.teacher().geometry(Path::new("")).map(drop);
+    let model = Model::copy("sd3");
+    geometry(&model).unwrap();
+    model.edit("vae/config.json", "\"latent_channels\": 4", "\"latent_channels\": 16");
+    refused(geometry(&model), &["reads 4 channels of latents, vae makes 16"]);
+    let model = Model::copy("sd3");
+    model.edit("text_encoder_3/config.json", "\"d_model\": 60", "\"d_model\": 64");
+    refused(geometry(&model), &["reads 60 numbers for each token of text, T5 makes 64"]);
 }
 
 #[test]

@@ -88,6 +88,13 @@ pub fn run(config: &Config, teacher: &TeacherConfig, context: &RunContext) -> Re
     student.encoder.padding = teacher.padding(pipeline)?;
 
     let prompts = teacher.load_prompts(pipeline, seed)?;
+    let (ids, rows) = (prompts.vocab_size(), student.config.encoder.vocab_size);
+    if ids > rows {
+        return Err(Error::config(
+            format!("student `{}`: the teacher's tokenizer has {ids} ids, `{}` has room for {rows}", config.name, config.preset),
+            "choose one of the published sizes, t5-v1.1-small to t5-v1.1-xl",
+        ));
+    }
     let text_encoder = teacher.load_text_encoder(pipeline, seed)?;
     let denoiser = match config.objective {
         Objective::Vision => Some(teacher.load_denoiser(pipeline, seed)?),

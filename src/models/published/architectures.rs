@@ -235,3 +235,110 @@ pub fn autoencoder(folder: &Path) -> Result<AutoencoderConfig> {
     file.finish()?;
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What `read` makes of a `config.json`.
+    fn read<T>(config: &Value, read: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        read(folder.path())
+    }
+
+    /// The values of the files as they are published, the oldest of them, in whose place defaults have to stand.
+    #[test]
+    fn published_configurations_are_the_presets() {
+        let config = json!({
+            "_class_name": "FluxTransformer2DModel", "attention_head_dim": 128, "guidance_embeds": true, "in_channels": 64,
+            "joint_attention_dim": 4096, "num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38, "patch_size": 1,
+            "pooled_projection_dim": 768,
+        });
+        assert_eq!(read(&config, flux).unwrap(), FluxConfig::preset("flux-dev").unwrap());
+        let config = json!({
+            "_class_name": "SD3Transformer2DModel", "attention_head_dim": 64, "caption_projection_dim": 1536, "in_channels": 16,
+            "joint_attention_dim": 4096, "num_attention_heads": 24, "num_layers": 24, "out_channels": 16, "patch_size": 2,
+            "pooled_projection_dim": 2048, "pos_embed_max_size": 192, "sample_size": 128,
+        });
+        assert_eq!(read(&config, sd3).unwrap(), (Sd3Config::preset("sd3-medium").unwrap(), 128));
+        let config = json!({
+            "_class_name": "Transformer2DModel", "activation_fn": "gelu-approximate", "attention_bias": true, "attention_head_dim": 72,
+            "attention_type": "default", "caption_channels": 4096, "cross_attention_dim": 1152, "double_self_attention": false,
+            "dropout": 0.0, "in_channels": 4, "norm_elementwise_affine": false, "norm_eps": 1e-06, "norm_num_groups": 32,
+            "norm_type": "ada_norm_single", "num_attention_heads": 16, "num_embeds_ada_norm": 1000, "num_layers": 28,
+            "num_vector_embeds": null, "only_cross_attention": false, "out_channels": 8, "patch_size": 2, "sample_size": 64,
+            "upcast_attention": false, "use_linear_projection": false,
+        });
+        assert_eq!(read(&config, pixart).unwrap(), (PixArtConfig::preset("pixart-xl-2-512").unwrap(), 64));
+    }
+
+    #[test]
+    fn published_text_encoders_are_the_presets() {
+        let config = json!({
+            "architectures": ["T5EncoderModel"], "d_ff": 10240, "d_kv": 64, "d_model": 4096, "dense_act_fn": "gelu_new",
+            "feed_forward_proj": "gated-gelu", "is_gated_act": true, "layer_norm_epsilon": 1e-06, "model_type": "t5", "num_heads": 64,
+            "num_layers": 24, "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32, "vocab_size": 32128,
+        });
+        assert_eq!(read(&config, t5).unwrap(), T5Config::preset("t5-v1.1-xxl").unwrap());
+        let config = json!({
+            "architectures": ["CLIPTextModelWithProjection"], "eos_token_id": 2, "hidden_act": "gelu", "hidden_size": 1280,
+            "intermediate_size": 5120, "layer_norm_eps": 1e-05, "max_position_embeddings": 77, "model_type": "clip_text_model",
+            "num_attention_heads": 20, "num_hidden_layers": 32, "projection_dim": 1280, "vocab_size": 49408,
+        });
+        let found = read(&config, |folder| clip_text(folder, Projection::With)).unwrap();
+        let TowerSizes { width, layers, heads, mlp_width, activation, .. } = found.tower;
+        assert_eq!((width, layers, heads, mlp_width, activation), (1280, 32, 20, 5120, Activation::Gelu));
+        assert_eq!((found.end, found.projection, found.vocab_size), (End::Largest, Some(1280), 49_408));
+        let first = json!({"model_type": "clip_text_model", "hidden_size": 768, "eos_token_id": 49407});
+        let found = read(&first, |folder| clip_text(folder, Projection::Without)).unwrap();
+        assert_eq!((found.end, found.projection, found.tower.activation), (End::Id(49_407), None, Activation::QuickGelu));
+    }
+
+    #[test]
+    fn published_autoencoders_are_the_presets() {
+        let blocks = |kind: &'static str| vec![kind; 4];
+        let shared = json!({
+            "_class_name": "AutoencoderKL", "act_fn": "silu", "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
+            "down_block_types": blocks("DownEncoderBlock2D"), "up_block_types": blocks("UpDecoderBlock2D"), "in_channels": 3,
+            "norm_num_groups": 32, "out_channels": 3,
+        });
+        let with = |more: Value| {
+            let mut config = shared.clone();
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            config
+        };
+        let newer = |scale: f64, shift: f64| {
+            with(json!({
+                "latent_channels": 16, "scaling_factor": scale, "shift_factor": shift, "use_quant_conv": false,
+                "use_post_quant_conv": false, "force_upcast": true, "latents_mean": null, "sample_size": 1024,
+            }))
+        };
+        // PixArt's says nothing of its scale.
+        let configs = [("flux-dev", newer(0.3611, 0.1159)), ("sd3", newer(1.5305, 0.0609)), ("sd1", with(json!({"latent_channels": 4})))];
+        for (preset, config) in configs {
+            assert_eq!(read(&config, autoencoder).unwrap(), AutoencoderConfig::preset(preset).unwrap());
+        }
+        let error = read(&newer(0.0, 0.1), autoencoder).unwrap_err().to_string();
+        assert!(error.contains("`scaling_factor` is 0"), "{error}");
+        let error = read(&with(json!({"latent_channels": 4, "latents_mean": [0.5]})), autoencoder).unwrap_err().to_string();
+        assert!(error.contains("`latents_mean` is [0.5]"), "{error}");
+    }
+
+    #[test]
+    fn sizes_that_contradict_each_other_are_refused() {
+        let config = json!({
+            "attention_head_dim": 64, "caption_projection_dim": 1000, "in_channels": 16, "joint_attention_dim": 4096,
+            "num_attention_heads": 24, "num_layers": 24, "patch_size": 2, "pooled_projection_dim": 2048, "pos_embed_max_size": 192,
+            "sample_size": 128,
+        });
+        assert!(read(&config, sd3).unwrap_err().to_string().contains("`caption_projection_dim` is 1000; supported: 1536"));
+        let config = json!({
+            "attention_head_dim": 128, "axes_dims_rope": [16, 56, 50], "in_channels": 64, "joint_attention_dim": 4096,
+            "num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38, "pooled_projection_dim": 768,
+        });
+        assert!(read(&config, flux).unwrap_err().to_string().contains("three widths that sum to 128"));
+    }
+}

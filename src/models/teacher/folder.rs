@@ -68,22 +68,27 @@ impl FolderConfig {
     }
 
     /// Image pixels per latent pixel along each side, channels of the latents, and pixels along each side of an image.
+    ///
+    /// # Errors
+    /// Parts that do not fit each other.
     pub fn geometry(&self, pipeline: &Path) -> Result<(usize, usize, usize)> {
         let model = self.open(pipeline)?;
         let autoencoder = architectures::autoencoder(&model.part(AUTOENCODER, &["AutoencoderKL"])?)?;
         let transformer = transformer_folder(&model)?;
-        let (channels, side) = match model.family {
-            Family::Flux => (architectures::flux(&transformer)?.in_channels / 4, FLUX_SIDE),
-            Family::Sd3 => architectures::sd3(&transformer).map(|(config, side)| (config.channels, side))?,
-            Family::PixArt => architectures::pixart(&transformer).map(|(config, side)| (config.channels, side))?,
+        let (channels, text_width, side) = match model.family {
+            Family::Flux => architectures::flux(&transformer).map(|config| (config.in_channels / 4, config.context_in_dim, FLUX_SIDE))?,
+            Family::Sd3 => architectures::sd3(&transformer).map(|(config, side)| (config.channels, config.text_width, side))?,
+            Family::PixArt => architectures::pixart(&transformer).map(|(config, side)| (config.channels, config.text_width, side))?,
         };
-        if channels != autoencoder.latent_channels {
-            let message = format!(
-                "`{}`: the transformer takes {channels} channels of latents, the autoencoder has {}",
-                model.path.display(),
-                autoencoder.latent_channels
-            );
-            return Err(Error::config(message, "fetch both parts of the same model"));
+        let made = architectures::t5(&t5_folder(&model)?)?.d_model;
+        for (what, reads, part, makes) in [
+            ("channels of latents", channels, AUTOENCODER, autoencoder.latent_channels),
+            ("numbers for each token of text", text_width, "T5", made),
+        ] {
+            if reads != makes {
+                let message = format!("`{}`: the transformer reads {reads} {what}, {part} makes {makes}", model.path.display());
+                return Err(Error::config(message, "fetch both parts of the same model"));
+            }
         }
         Ok((autoencoder.factor(), channels, self.resolution.unwrap_or(side * autoencoder.factor())))
     }

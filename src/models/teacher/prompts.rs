@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::models::TextEncoder;
 use crate::models::clip::text::ClipText;
 use crate::models::guidance::Negative;
-use crate::models::t5::{Padding, token_mask};
+use crate::models::t5::token_mask;
 use crate::models::tokenizer::Tokenizer;
 
 // B batch, L tokens of T5, K tokens of CLIP, D text width, P pooled width.
@@ -155,9 +155,9 @@ impl PromptReader {
         tokenizer.encode(prompts, length).map(Some)
     }
 
-    /// Whether the text encoder and its student see padding.
-    pub fn padding(&self) -> Padding {
-        if matches!(self.encoders, Encoders::PixArt) { Padding::Masked } else { Padding::Seen }
+    /// Number of ids that T5's tokenizer knows.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.vocab_size()
     }
 }
 
