@@ -20,6 +20,10 @@ eval-all pipeline="mini":
 run pipeline="mini":
     {{scaledown}} run --pipeline {{pipeline}}
 
+# The paper's tables and figures beside our numbers (`just reproduce table1`; `--tiny` on random networks).
+reproduce target="all" *options:
+    {{scaledown}} reproduce {{target}} {{options}}
+
 # Train the networks of the miniature world (hours).
 bootstrap part="all":
     {{scaledown}} bootstrap --part {{part}}

@@ -3,8 +3,11 @@
 mod columns;
 mod compare;
 mod data;
+mod export;
 mod power;
 mod preference;
+mod prompts;
+mod reproduce;
 
 use std::path::{Path, PathBuf};
 
@@ -49,6 +52,9 @@ struct Common {
     /// Run again what is fresh.
     #[arg(long, global = true)]
     force: bool,
+    /// Tiny random networks and a few prompts in place of the pipeline's own: shows that all of it runs, nothing about quality.
+    #[arg(long, global = true)]
+    tiny: bool,
     /// The folder with `pipelines`, `datasets`, `runs` and `reports`.
     #[arg(long, value_name = "DIR", default_value = ".", global = true)]
     root: PathBuf,
@@ -71,11 +77,14 @@ enum Command {
         #[arg(long, default_value = ALL)]
         student: String,
     },
-    /// Make the images of the validation prompts.
+    /// Make the images of the validation prompts, or of any others.
     Generate {
-        /// `teacher`, `real` (rendered ground truth), a student, or `all`.
-        #[arg(long, default_value = ALL)]
-        encoder: String,
+        /// `teacher`, `real` (rendered ground truth), a student, or `all`; for prompts given here `teacher` (where nothing is said), a
+        /// student or the folder of one.
+        #[arg(long)]
+        encoder: Option<String>,
+        #[command(flatten)]
+        free: prompts::Options,
     },
     /// Score the images of all encoders.
     Evaluate,
@@ -108,6 +117,8 @@ enum Command {
     Power(power::Options),
     /// All stages, from the prompts to the report; prints its path.
     Run,
+    /// The paper's tables and figures beside what this project measures; makes the runs they need.
+    Reproduce(reproduce::Options),
     /// Train the networks of the miniature world and write them into the pipeline's folder.
     Bootstrap {
         /// A part, or `all`.
@@ -122,6 +133,8 @@ enum Command {
         #[command(subcommand)]
         command: data::Command,
     },
+    /// Write a finished student for others to load: diffusers, ComfyUI, GGUF; prints the folder.
+    Export(export::Options),
     /// Say what this machine has and what the pipelines lack.
     Doctor,
 }
@@ -139,6 +152,8 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Command::Data { command } => return data::run(command, common),
         Command::Preference(options) => return preference::run(options),
+        Command::Export(options) => return export::run(options, common.dry_run),
+        Command::Reproduce(options) => return reproduce::run(options, common),
         Command::Power(options) => {
             let answer = power::answer(options)?;
             println!("{}", answer.number);
@@ -157,6 +172,11 @@ pub fn run(cli: Cli) -> Result<()> {
     if let Command::PreferencePage { first, second, pairs, checks } = cli.command {
         return pipeline.preference_page(first, second, pairs, checks, common.dry_run);
     }
+    if let Command::Generate { encoder, free } = &cli.command
+        && free.asked_for()
+    {
+        return prompts::run(free, encoder.as_deref(), &pipeline, common.dry_run);
+    }
     if let Command::Report { single_file: true, .. } = cli.command {
         pipeline.experiment.report.pictures = report::Place::Inside;
     }
@@ -169,9 +189,10 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Distill { student } => {
             chosen(student, pipeline.students()).iter().map(|name| pipeline.distill(name)).collect::<Result<_>>()?
         }
-        Command::Generate { encoder } => {
-            chosen(encoder, pipeline.encoders()).iter().map(|name| pipeline.generate(name)).collect::<Result<_>>()?
-        }
+        Command::Generate { encoder, .. } => chosen(encoder.as_deref().unwrap_or(ALL), pipeline.encoders())
+            .iter()
+            .map(|name| pipeline.generate(name))
+            .collect::<Result<_>>()?,
         Command::Evaluate => vec![pipeline.evaluate()?],
         Command::Report { .. } => vec![pipeline.report()?],
         Command::Run => pipeline.all()?,
@@ -180,7 +201,13 @@ pub fn run(cli: Cli) -> Result<()> {
             let all = Part::ALL.map(|part| part.name().to_owned()).to_vec();
             chosen(part, all).iter().map(|name| pipeline.bootstrap(name, start)).collect::<Result<_>>()?
         }
-        Command::Doctor | Command::Data { .. } | Command::Preference(_) | Command::PreferencePage { .. } | Command::Power(_) => Vec::new(),
+        Command::Doctor
+        | Command::Data { .. }
+        | Command::Export(_)
+        | Command::Preference(_)
+        | Command::PreferencePage { .. }
+        | Command::Power(_)
+        | Command::Reproduce(_) => Vec::new(),
     };
     if common.dry_run {
         for line in pipeline.plan(&steps)? {
@@ -205,9 +232,13 @@ impl Common {
     }
 
     fn load(&self) -> Result<Pipeline> {
-        let mut pipeline = Pipeline::load(self.root(), &self.pipeline)?;
+        self.load_named(&self.pipeline)
+    }
+
+    fn load_named(&self, name: &str) -> Result<Pipeline> {
+        let mut pipeline = Pipeline::load(self.root(), name)?;
         pipeline.context.force = self.force;
-        Ok(pipeline)
+        if self.tiny { pipeline.tiny() } else { Ok(pipeline) }
     }
 }
 

@@ -1,6 +1,9 @@
 //! One TOML file is one whole experiment: the parts' own `Config`s, composed, with errors that name file, line and the
 //! nearest valid word.
 
+mod inherit;
+mod tiny;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -9,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::models::teacher::TeacherConfig;
 use crate::run::context::RunContext;
-use crate::run::files;
 use crate::{data, diffusion, distill, metrics, mini, report};
+pub use tiny::SUFFIX as TINY;
 
 /// The pipeline that runs where none is named.
 pub const DEFAULT: &str = "mini";
@@ -80,6 +83,8 @@ pub struct Pipeline {
     pub root: PathBuf,
     /// The TOML file.
     pub file: PathBuf,
+    /// The pipeline whose file this one extends.
+    pub extended: Option<Box<Pipeline>>,
 }
 
 impl Pipeline {
@@ -88,13 +93,33 @@ impl Pipeline {
     /// # Errors
     /// An unknown name lists the names there are; a misspelt key is answered with file, line and the nearest key.
     pub fn load(root: &Path, name: &str) -> Result<Self> {
-        let file = find(root, name)?;
-        let mut experiment = read(&file)?;
+        Self::of_file(root, &find(root, name)?)
+    }
+
+    fn of_file(root: &Path, file: &Path) -> Result<Self> {
+        let (mut experiment, extended) = inherit::read(file)?;
         experiment.check()?;
         experiment.choose_datasets()?;
         let folder = file.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
-        let context = RunContext::below(root, &name_of(&file), folder, experiment.seed);
-        Ok(Self { experiment, context, root: root.to_owned(), file })
+        let context = RunContext::below(root, &name_of(file), folder, experiment.seed);
+        let extended = extended.map(|file| Self::of_file(root, &file)).transpose()?.map(Box::new);
+        Ok(Self { experiment, context, root: root.to_owned(), file: file.to_owned(), extended })
+    }
+
+    /// The same experiment on tiny random networks, with results of its own.
+    ///
+    /// # Errors
+    /// The files of the miniature world, which the tiny networks are run with, are not below the root.
+    pub fn tiny(self) -> Result<Self> {
+        let mut experiment = self.experiment.tiny()?;
+        experiment.check()?;
+        experiment.choose_datasets()?;
+        let name = format!("{}{}", self.context.name, tiny::SUFFIX);
+        let force = self.context.force;
+        let mut context = RunContext::below(&self.root, &name, self.root.join(PIPELINES), experiment.seed);
+        context.force = force;
+        let extended = self.extended.map(|extended| extended.tiny()).transpose()?.map(Box::new);
+        Ok(Self { experiment, context, extended, ..self })
     }
 }
 
@@ -154,23 +179,22 @@ fn name_of(file: &Path) -> String {
     named.unwrap_or_else(|| "pipeline".into())
 }
 
-fn read(file: &Path) -> Result<Experiment> {
-    let bytes = files::read_bytes(file, "the pipeline", "name a pipeline with `--pipeline`")?;
-    let text = String::from_utf8(bytes).map_err(|error| Error::format("UTF-8 text", file, error))?;
-    parse(&text, file)
-}
-
 /// Reads an experiment; `file` is for the messages.
 fn parse(text: &str, file: &Path) -> Result<Experiment> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
         let place = format!("{}:{line}", file.display());
-        let message = error.message().trim().replace('\n', "; ");
-        match misspelt(&message) {
-            Some((what, word, valid)) => Error::config(format!("{place}: unknown {what} `{word}`"), suggestion(what, &word, &valid)),
-            None => Error::config(format!("{place}: {message}"), "see README.md and pipelines/mini/pipeline.toml for what may stand there"),
-        }
+        explained(error.message(), &place)
     })
+}
+
+/// What serde says of the text at `place`, with the nearest valid word where one is misspelt.
+fn explained(message: &str, place: &str) -> Error {
+    let message = message.trim().replace('\n', "; ");
+    match misspelt(&message) {
+        Some((what, word, valid)) => Error::config(format!("{place}: unknown {what} `{word}`"), suggestion(what, &word, &valid)),
+        None => Error::config(format!("{place}: {message}"), "see README.md and pipelines/mini/pipeline.toml for what may stand there"),
+    }
 }
 
 /// The unknown word and the expected ones in serde's "unknown field `x`, expected one of `a`, `b`" (or "variant").
@@ -200,19 +224,14 @@ fn edit_distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::files;
 
-    /// The pipelines that come with the program.
-    const COMMITTED: [(&str, &str); 3] = [
-        ("mini", include_str!("../pipelines/mini/pipeline.toml")),
-        ("smoke", include_str!("../pipelines/smoke.toml")),
-        ("flux-dev", include_str!("../pipelines/flux-dev.toml")),
-    ];
+    const SMOKE: &str = include_str!("../pipelines/smoke.toml");
 
     #[test]
     fn a_pipeline_samples_the_validation_splits_it_builds() {
-        let smoke = COMMITTED[1].1;
         let read = |extra: &str| -> Result<Experiment> {
-            let mut experiment = parse(&smoke.replace("[generate]", &format!("[generate]\n{extra}")), Path::new("smoke"))?;
+            let mut experiment = parse(&SMOKE.replace("[generate]", &format!("[generate]\n{extra}")), Path::new("smoke"))?;
             experiment.data = toml::from_str(
                 "[[file]]\ndataset = \"compbench\"\npath = \"x.txt\"\nlicence = \"MIT\"\ncategory = \"color\"\nsplit = \"val\"",
             )
@@ -227,15 +246,29 @@ mod tests {
     }
 
     #[test]
-    fn the_committed_pipelines_can_be_read() {
-        for (name, text) in COMMITTED {
-            parse(text, Path::new(name)).and_then(|experiment| experiment.check()).unwrap();
+    fn the_committed_pipelines_can_be_read_and_made_tiny() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let names = names(root);
+        assert!(names.contains(&"flux-dev".into()) && names.contains(&"flux-dev-xl".into()), "{names:?}");
+        for name in names {
+            let pipeline = Pipeline::load(root, &name).unwrap();
+            let students = pipeline.students();
+            let tiny = pipeline.tiny().unwrap();
+            assert_eq!((tiny.context.name.clone(), tiny.students()), (format!("{name}{TINY}"), students));
+            assert!(tiny.experiment.student.iter().all(|student| student.preset.starts_with("smoke-") && student.updates <= 12));
         }
     }
 
     #[test]
+    fn a_stage_of_a_schedule_is_not_sampled() {
+        let flux = Pipeline::load(Path::new(env!("CARGO_MANIFEST_DIR")), "flux-dev").unwrap();
+        assert_eq!(flux.students(), ["base-stage-1", "base-stage-2", "base"]);
+        assert_eq!(flux.encoders(), ["teacher", "base"]);
+    }
+
+    #[test]
     fn two_students_of_one_name_are_refused() {
-        let text = COMMITTED[1].1.replace("base-naive", "base");
+        let text = SMOKE.replace("base-naive", "base");
         let error = parse(&text, Path::new("x.toml")).unwrap().check().unwrap_err();
         assert!(error.to_string().contains("two students are named `base`"), "{error}");
     }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::config::{self, Pipeline};
+use crate::models::teacher::{FolderConfig, TeacherConfig};
 use crate::run::machine::{self, readable_bytes};
 use crate::run::{files, manifest};
 
@@ -38,6 +39,20 @@ pub fn report(root: &Path) -> String {
     text
 }
 
+/// The parts of a published model with their sizes, and what is missing. They are too large to be hashed here.
+fn model_lines(model: &FolderConfig, pipeline: &Path) -> Vec<String> {
+    let found = match model.open(pipeline) {
+        Ok(found) => found,
+        Err(error) => return vec![format!("model: {error}")],
+    };
+    let mut lines = vec![format!("model {}: {}", found.path.display(), found.family.class())];
+    lines.extend(found.inventory().into_iter().map(|(part, size)| match size {
+        Ok(size) => format!("  {part}: {}", readable_bytes(size)),
+        Err(error) => format!("  {part}: missing ({error})"),
+    }));
+    lines
+}
+
 /// The files the pipeline is committed with, with their hashes, and what would run.
 fn pipeline_lines(root: &Path, name: &str) -> Vec<String> {
     let pipeline = match Pipeline::load(root, name) {
@@ -51,6 +66,9 @@ fn pipeline_lines(root: &Path, name: &str) -> Vec<String> {
             (Ok(info), Ok(hash)) => format!("{shown}: {}, sha256 {hash}", readable_bytes(info.len())),
             _ => format!("{shown}: missing"),
         });
+    }
+    if let TeacherConfig::Folder(model) = &pipeline.experiment.teacher {
+        lines.extend(model_lines(model, &pipeline.context.pipeline));
     }
     match pipeline.all().and_then(|steps| pipeline.plan(&steps)) {
         Ok(plan) => lines.extend(plan),

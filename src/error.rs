@@ -103,6 +103,10 @@ impl Error {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Some("free some space and run the same command again; it goes on where it stopped".into())
             }
+            Self::WeightName { .. } | Self::WeightShape { .. } => Some(
+                "these are the weights of another network: compare `preset`, or the `config.json` beside the file, with its model card"
+                    .into(),
+            ),
             Self::Format { .. } => Some("delete the file and run the stage that makes it again, or fetch it anew".into()),
             _ => None,
         }

@@ -9,6 +9,7 @@ pub mod diffusion;
 pub mod distill;
 pub mod doctor;
 pub mod error;
+pub mod export;
 pub mod metrics;
 pub mod mini;
 pub mod models;

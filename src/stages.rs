@@ -1,6 +1,8 @@
 //! The stages of a pipeline as steps: what each reads, writes and depends on, beside the call that does it. A stage knows
 //! nothing of the others; their order and their files are written down here and nowhere else.
 
+mod images;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -9,14 +11,15 @@ use serde_json::json;
 
 use crate::config::{self, Pipeline};
 use crate::data::mixture::Mixture;
+use crate::distill::config::Initialisation;
 use crate::error::{Error, Result};
 use crate::mini::bootstrap::{self, Part};
 use crate::models::card::{REAL, STUDENT_CARD, STUDENT_WEIGHTS, TEACHER};
+use crate::models::teacher::TeacherConfig;
 use crate::run::hashes::HashCache;
 use crate::run::interrupt;
 use crate::run::manifest::{Freshness, Input, Rerun, Stage, readable_seconds, unix_seconds};
-use crate::run::results::TOKENS;
-use crate::{data, diffusion, distill, metrics, report};
+use crate::{data, distill, metrics, report};
 
 /// How to get weights that are not there.
 const BOOTSTRAP_HINT: &str = "restore the file from the repository, or train it with `scaledown bootstrap`";
@@ -65,41 +68,19 @@ impl Pipeline {
         let mut inputs = self.teacher_inputs();
         let train = config.datasets.iter().map(|source| context.prompts(&source.dataset, "train"));
         inputs.extend(train.map(|path| Input::new(path, "training prompts", self.hint("build-data"))));
-        inputs.extend(config.files(context).into_iter().map(|path| Input::new(path, "starting weights", BOOTSTRAP_HINT)));
+        let hint = match &config.init {
+            Initialisation::Student(name) => {
+                name.split_once('/').map_or_else(|| self.hint("distill"), |(pipeline, _)| hint("distill", pipeline))
+            }
+            _ => BOOTSTRAP_HINT.to_owned(),
+        };
+        inputs.extend(config.files(context).into_iter().map(|path| Input::new(path, "starting weights", hint.clone())));
         let folder = context.student(name);
         let files = [STUDENT_WEIGHTS, STUDENT_CARD, distill::log::TRAIN_LOG, distill::log::EVENTS];
         let outputs = files.map(|file| folder.join(file)).to_vec();
         let settings = json!({"student": config, "teacher": experiment.teacher.essence()});
         let stage = self.stage(&format!("distill {name}"), folder, &settings, inputs, outputs)?;
         Ok(Step { stage, body: Box::new(move || distill::run(config, &experiment.teacher, context).map(drop)) })
-    }
-
-    /// The images of one encoder: `teacher`, `real` or a student.
-    pub fn generate(&self, encoder: &str) -> Result<Step<'_>> {
-        let (experiment, context) = (&self.experiment, &self.context);
-        let encoders = self.encoders();
-        let Some(encoder) = encoders.into_iter().find(|name| name == encoder) else {
-            return Err(config::unknown("encoder", encoder, &self.encoders()));
-        };
-        let config = &experiment.generate;
-        let val = config.datasets.iter().map(|dataset| context.prompts(dataset, "val"));
-        let mut inputs: Vec<Input> = val.map(|path| Input::new(path, "validation prompts", self.hint("build-data"))).collect();
-        if encoder != REAL {
-            inputs.extend(self.teacher_inputs());
-        }
-        if self.students().contains(&encoder) {
-            let student = [STUDENT_WEIGHTS, STUDENT_CARD].map(|file| context.student(&encoder).join(file));
-            inputs.extend(student.map(|path| Input::new(path, "the student", self.hint("distill"))));
-        }
-        let folder = context.samples(&encoder);
-        let mut outputs = vec![folder.join("samples.parquet"), folder.join("images")];
-        if encoder != REAL {
-            outputs.extend(["embeddings.safetensors", TOKENS].map(|file| folder.join(file)));
-        }
-        let settings = json!({"generate": config, "teacher": experiment.teacher.essence()});
-        let stage = self.stage(&format!("generate {encoder}"), folder, &settings, inputs, outputs)?;
-        let body = move || diffusion::generate::run(config, &experiment.teacher, &encoder, context).map(drop);
-        Ok(Step { stage, body: Box::new(body) })
     }
 
     /// The scores of all images.
@@ -189,16 +170,23 @@ impl Pipeline {
         self.experiment.student.iter().map(|student| student.name.clone()).collect()
     }
 
-    /// Everything images are made with: rendered ground truth where the prompts have scenes, the teacher, the students.
+    /// Everything images are made with: rendered ground truth where the prompts have scenes, the teacher, the students but those
+    /// that are only the start of another.
     pub fn encoders(&self) -> Vec<String> {
+        let students = &self.experiment.student;
+        let is_stage = |name: &String| students.iter().any(|other| matches!(&other.init, Initialisation::Student(start) if start == name));
         let real = self.experiment.data.mini.is_some().then(|| REAL.to_owned());
-        real.into_iter().chain([TEACHER.to_owned()]).chain(self.students()).collect()
+        let finished = self.students().into_iter().filter(|name| !is_stage(name));
+        real.into_iter().chain([TEACHER.to_owned()]).chain(finished).collect()
     }
 
-    /// Files committed with the pipeline that its stages read.
+    /// Files that its stages read, without those of a published model.
     pub fn files(&self) -> Vec<PathBuf> {
         let (experiment, context) = (&self.experiment, &self.context);
-        let mut files = experiment.teacher.files(&context.pipeline);
+        let mut files = match &experiment.teacher {
+            TeacherConfig::Parts(parts) => parts.files(&context.pipeline),
+            TeacherConfig::Folder(_) => Vec::new(),
+        };
         files.extend(experiment.evaluate.experts.files(&context.pipeline));
         files.extend(
             experiment.student.iter().flat_map(|student| student.files(context)).filter(|path| path.starts_with(&context.pipeline)),
@@ -211,7 +199,7 @@ impl Pipeline {
 
     fn teacher_inputs(&self) -> Vec<Input> {
         let files = self.experiment.teacher.files(&self.context.pipeline);
-        files.into_iter().map(|path| Input::new(path, "weights of the teacher", BOOTSTRAP_HINT)).collect()
+        files.into_iter().map(|path| Input::new(path, "weights of the teacher", self.experiment.teacher.hint())).collect()
     }
 
     /// The images of every encoder with what the students are.
@@ -233,8 +221,7 @@ impl Pipeline {
     }
 
     fn hint(&self, command: &str) -> String {
-        let pipeline = if self.context.name == config::DEFAULT { String::new() } else { format!(" --pipeline {}", self.context.name) };
-        format!("run `scaledown {command}{pipeline}` first")
+        hint(command, &self.context.name)
     }
 
     fn stage(&self, name: &str, folder: PathBuf, config: &impl Serialize, inputs: Vec<Input>, outputs: Vec<PathBuf>) -> Result<Stage> {
@@ -298,6 +285,15 @@ impl Pipeline {
             Freshness::Stale { reason } => Verdict::Run(reason),
         })
     }
+}
+
+fn hint(command: &str, pipeline: &str) -> String {
+    let option = match pipeline.strip_suffix(config::TINY) {
+        _ if pipeline == config::DEFAULT => String::new(),
+        Some(name) => format!(" --pipeline {name} --tiny"),
+        None => format!(" --pipeline {pipeline}"),
+    };
+    format!("run `scaledown {command}{option}` first")
 }
 
 /// What would happen to a stage.

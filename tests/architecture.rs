@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const LONGEST_FILE: usize = 500;
 
 /// Level of every top-level module; a module imports lower levels and its own tree only.
-const LEVELS: [(&str, usize); 17] = [
+const LEVELS: [(&str, usize); 18] = [
     ("error", 0),
     ("run", 1),
     ("nn", 1),
@@ -17,6 +17,7 @@ const LEVELS: [(&str, usize); 17] = [
     ("diffusion", 3),
     ("mini", 3),
     ("distill", 4),
+    ("export", 4),
     ("metrics", 4),
     ("preference", 4),
     ("report", 4),

@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 use scaledown::error::Result;
 use scaledown::models::autoencoder::{Autoencoder, AutoencoderConfig};
+use scaledown::models::clip::text::{ClipText, ClipTextConfig, End};
+use scaledown::models::clip::tower::{Activation, TowerSizes};
 use scaledown::models::clip::{Clip, ClipConfig};
+use scaledown::models::exported;
 use scaledown::models::flux::{Flux, FluxConfig};
 use scaledown::models::layout::{self, Named};
 use scaledown::models::pixart::{PixArt, PixArtConfig};
 use scaledown::models::sd3::{Sd3, Sd3Config};
+use scaledown::models::student::{Student, StudentConfig};
 use scaledown::models::t5::{T5Config, T5Encoder};
 use scaledown::models::weights::Weights;
 
@@ -84,9 +88,27 @@ fn t5_encoders_from_small_to_xxl() {
 }
 
 #[test]
+fn distillt5_as_released() {
+    let encoder = T5Config::preset("t5-v1.1-base").unwrap();
+    let config = StudentConfig { encoder, projection_hidden: 4096, text_width: 4096, dropout: 0.0 };
+    check("distillt5", Some(exported::student_names), |weights| Student::new(&config, weights).map(drop));
+}
+
+#[test]
 fn clip_large() {
     let name = "clip-vit-large-patch14";
     check(name, None, |weights| Clip::new(&ClipConfig::preset(name)?, weights).map(drop));
+}
+
+#[test]
+fn text_halves_of_clip_large_and_bigg() {
+    for (file, width, layers, heads, activation) in
+        [("clip-large-text", 768, 12, 12, Activation::QuickGelu), ("clip-bigg-text", 1280, 32, 20, Activation::Gelu)]
+    {
+        let tower = TowerSizes { width, layers, heads, mlp_width: 4 * width, activation, epsilon: 1e-5 };
+        let config = ClipTextConfig { tower, vocab_size: 49_408, positions: 77, end: End::Largest, projection: Some(width) };
+        check(file, Some(layout::clip_text), |weights| ClipText::new(&config, weights).map(drop));
+    }
 }
 
 /// A missing, an unused and a misshapen tensor are each found.

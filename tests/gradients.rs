@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
+use scaledown::distill::Compared;
+use scaledown::distill::comparison::Comparison;
 use scaledown::models::checkpointing::Checkpointing;
 use scaledown::models::flux::{Flux, FluxConfig};
 use scaledown::models::guidance::{Guided, Negative};
 use scaledown::models::pixart::{PixArt, PixArtConfig};
 use scaledown::models::sd3::{Sd3, Sd3Config};
 use scaledown::models::student::{Student, StudentConfig};
-use scaledown::models::t5::{T5Config, T5Encoder};
+use scaledown::models::t5::{Padding, T5Config, T5Encoder};
+use scaledown::models::teacher::{Condition, Shared};
 use scaledown::models::weights::{Weights, read_safetensors};
 use scaledown::models::{Denoiser, DenoiserInput};
 use scaledown::nn::param::{Gradients, Parameters};
@@ -268,4 +271,61 @@ fn guided_predictions_have_gradients_of_text_and_negative_text() {
     assert_eq!(inner(&(&d_text - &gradient).unwrap(), &d_text), 0.0);
     let both = d_negative.sum_keepdim(0).unwrap();
     check_at(&negative.text, &both, |negative| loss(&guided(negative.clone()), &text));
+}
+
+/// Eq. 5 of a student through a whole guided teacher: the text before the student's, the mask and the padding are those of its family.
+/// Returns the loss and all parameter gradients.
+fn guided_gradient(student: &Student, denoiser: &dyn Denoiser, shared: &Shared, compared: Compared) -> (f64, BTreeMap<String, Tensor>) {
+    let (input, _, target) = small_input(DType::F64);
+    let input = DenoiserInput { text_mask: shared.text_mask.clone(), ..input };
+    let one = |x: &Tensor| x.narrow(0, 0, 1).unwrap();
+    let empty = Shared {
+        pooled: random(&[1, 12], 41, DType::F64),
+        text_before: shared.text_before.as_ref().map(one),
+        text_mask: shared.text_mask.as_ref().map(one),
+    };
+    let (ids, empty_ids) = (padded_ids(&[[5, 7, 9, 1, 0, 0, 0], [3, 4, 8, 11, 6, 2, 1]]), padded_ids(&[[1, 0, 0, 0, 0, 0, 0]]));
+    let condition = Condition { teacher_text: random(&[1, 7, 20], 42, DType::F64), ids: empty_ids, shared: empty };
+    let negative = Some(condition.negative(&condition.teacher_text).unwrap());
+    let comparison = Comparison::new(denoiser, negative, compared).unwrap();
+
+    let (text, saved) = student.forward(&ids, Some(DROPOUT)).unwrap();
+    let of_empty = (compared == Compared::Guided).then(|| student.forward(&condition.ids, Some(DROPOUT)).unwrap());
+    let negative = of_empty.as_ref().map(|(text, _)| condition.negative(text).unwrap());
+    let found = comparison.loss_and_gradients(&input, &shared.full_text(&text).unwrap(), negative, &target).unwrap();
+    let mut gradients = Gradients::collect();
+    student.vjp(&saved, &shared.own_part(found.text).unwrap(), &mut gradients).unwrap();
+    if let (Some((_, saved)), Some(d_text)) = (&of_empty, found.negative) {
+        student.vjp(saved, &condition.shared.own_part(d_text).unwrap(), &mut gradients).unwrap();
+    }
+    (found.loss, gradients.into_map())
+}
+
+fn padded_ids<const B: usize>(rows: &[[u32; 7]; B]) -> Tensor {
+    Tensor::new(rows, &Device::Cpu).unwrap()
+}
+
+fn check_student_through(denoiser: &dyn Denoiser, shared: &Shared, padding: Padding) {
+    for compared in [Compared::Conditional, Compared::Guided] {
+        let config =
+            StudentConfig { encoder: T5Config::preset("smoke-base").unwrap(), projection_hidden: 24, text_width: 20, dropout: 0.1 };
+        let mut student = Student::new(&config, &Weights::initial(3, DType::F64, &Device::Cpu)).unwrap();
+        student.encoder.padding = padding;
+        perturb(&mut student);
+        let (_, gradients) = guided_gradient(&student, denoiser, shared, compared);
+        check(&mut student, gradients, |student| guided_gradient(student, denoiser, shared, compared).0);
+    }
+}
+
+#[test]
+fn distillation_loss_through_stable_diffusion_3() {
+    let shared = Shared { text_before: Some(random(&[2, 3, 20], 43, DType::F64)), ..Shared::pooled(random(&[2, 12], 2, DType::F64)) };
+    check_student_through(&sd3(), &shared, Padding::Seen);
+}
+
+#[test]
+fn distillation_loss_through_pixart() {
+    let mask = Tensor::new(&[[1f64, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0], [1.0; 7]], &Device::Cpu).unwrap();
+    let shared = Shared { text_mask: Some(mask), ..Shared::pooled(random(&[2, 1], 2, DType::F64)) };
+    check_student_through(&pixart(), &shared, Padding::Masked);
 }

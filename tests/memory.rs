@@ -1,7 +1,13 @@
-//! What the backward pass of the denoiser needs at most, counted by the allocator.
+//! What the backward pass of the denoiser needs at most, and what a quantised one takes, counted by the allocator.
+
+mod gguf_file;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use candle_core::quantized::GgmlDType;
+use scaledown::nn::param::Parameters;
 
 use candle_core::{DType, Device, Tensor};
 use scaledown::models::checkpointing::Checkpointing;
@@ -32,6 +38,9 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// The counter is the process's: one test at a time.
+static COUNTED: Mutex<()> = Mutex::new(());
+
 const BATCH: usize = 8;
 const IMAGE_TOKENS: usize = 64;
 const TEXT_TOKENS: usize = 32;
@@ -48,6 +57,7 @@ fn measure<R>(f: impl FnOnce() -> R) -> (usize, usize) {
 
 #[test]
 fn with_block_inputs_only_a_step_needs_one_block_and_the_inputs() {
+    let _alone = COUNTED.lock().unwrap();
     let config = FluxConfig { depth: 3, depth_single_blocks: 9, ..FluxConfig::preset("mini").unwrap() };
     let mut flux = Flux::new(&config, &Weights::initial(1, DType::F32, &Device::Cpu)).unwrap();
     let input = DenoiserInput {
@@ -76,4 +86,28 @@ fn with_block_inputs_only_a_step_needs_one_block_and_the_inputs() {
     let limit = inputs as f64 + 1.3 * block as f64;
     assert!(checkpointed as f64 <= limit, "the step needed {checkpointed} bytes, {limit} are allowed; one block holds {block}");
     assert!(all > 3 * inputs && everything > 3 * checkpointed, "kept {all} or {inputs}, peak {everything} or {checkpointed}");
+}
+
+#[test]
+fn a_quantised_network_takes_the_memory_of_its_file() {
+    let _alone = COUNTED.lock().unwrap();
+    let config = gguf_file::flux_config();
+    let full = gguf_file::network(&config);
+    let folder = tempfile::tempdir().unwrap();
+    for (kind, bits) in [(GgmlDType::Q8_0, 8.5), (GgmlDType::Q4K, 4.5)] {
+        let path = folder.path().join("flux.gguf");
+        gguf_file::write(&path, full.named(), kind);
+        let file = path.metadata().unwrap().len() as f64;
+        let load = || {
+            let weights = Weights::load(&path, DType::F32, &Device::Cpu).unwrap().keeping_half_precision();
+            let flux = Flux::new(&config, &weights).unwrap();
+            weights.finish().unwrap();
+            flux
+        };
+        let (kept, peak) = measure(load);
+        // Names, shapes and the structs of the blocks; while loading, one tensor more.
+        assert!((kept as f64) < 1.05 * file && (peak as f64) < 1.3 * file, "kept {kept}, peak {peak}, file {file}");
+        // Some matrices have rows that are no whole blocks and stay in f32.
+        assert!(file < 1.1 * full.count() as f64 * bits / 8.0, "the file has {file} bytes, {kind:?}");
+    }
 }

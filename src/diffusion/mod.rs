@@ -4,4 +4,5 @@ pub mod generate;
 pub mod latents;
 pub mod sampler;
 pub mod schedule;
+pub mod scheduler;
 pub mod variance;

@@ -5,6 +5,7 @@
 
 use candle_core::Tensor;
 
+use super::scheduler::Steps;
 use super::variance::VarianceSteps;
 use crate::error::{Error, Result};
 use crate::models::{Denoiser, DenoiserInput, Predicts};
@@ -36,14 +37,7 @@ impl Conditions {
 /// # Errors
 /// Latents that stop being finite are an error with the time at which it happened; a denoiser that predicts noise is one too.
 pub fn sample(denoiser: &dyn Denoiser, noise: &Tensor, text: &Tensor, conditions: &Conditions, times: &[f64]) -> Result<Tensor> {
-    expect(denoiser, Predicts::Velocity)?;
-    let mut latents = noise.clone();
-    for pair in times.windows(2) {
-        let velocity = denoiser.velocity(&conditions.at(&latents, pair[0])?, text)?;
-        latents = euler_step(&latents, &velocity, pair[0], pair[1])?;
-        check_finite(&latents, "latents", || format!("after the denoising step at time {}", pair[0]))?;
-    }
-    Ok(latents)
+    follow(denoiser, noise, text, conditions, Steps::along(times.to_vec()), &mut |_| Ok(()))
 }
 
 /// Follows predictions of noise under `text` `[B, L, D]` from `noise` `[B, N, C]` and returns the packed latents `[B, N, C]` of
@@ -56,19 +50,37 @@ pub fn sample_by_noise(
     noise: &Tensor,
     text: &Tensor,
     conditions: &Conditions,
-    mut steps: VarianceSteps,
+    steps: VarianceSteps,
 ) -> Result<Tensor> {
-    expect(denoiser, Predicts::Noise)?;
+    follow(denoiser, noise, text, conditions, Steps::Noise(steps), &mut |_| Ok(()))
+}
+
+/// Follows any trajectory under `text` `[B, L, D]` from `noise` `[B, N, C]` to the packed latents `[B, N, C]` of the images; `after` sees
+/// the latents of every step.
+///
+/// # Errors
+/// As [`sample`]; the denoiser must predict what the steps follow.
+pub fn follow(
+    denoiser: &dyn Denoiser,
+    noise: &Tensor,
+    text: &Tensor,
+    conditions: &Conditions,
+    mut steps: Steps,
+    after: &mut dyn FnMut(&Tensor) -> Result<()>,
+) -> Result<Tensor> {
+    expect(denoiser, steps.predicts())?;
     let mut latents = noise.clone();
     while let Some(time) = steps.time() {
-        let predicted = denoiser.velocity(&conditions.at(&latents, time)?, text)?;
-        latents = steps.step(&latents, &predicted)?;
+        let prediction = denoiser.velocity(&conditions.at(&latents, time)?, text)?;
+        latents = steps.step(&latents, &prediction)?;
         check_finite(&latents, "latents", || format!("after the denoising step at time {time}"))?;
+        after(&latents)?;
     }
     Ok(latents)
 }
 
-fn expect(denoiser: &dyn Denoiser, expected: Predicts) -> Result<()> {
+/// Fails unless the denoiser predicts what is followed.
+pub fn expect(denoiser: &dyn Denoiser, expected: Predicts) -> Result<()> {
     let found = denoiser.predicts();
     if found == expected {
         return Ok(());

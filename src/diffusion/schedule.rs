@@ -39,6 +39,31 @@ pub fn flow_times(steps: usize, n_tokens: usize, shift: Shift) -> Result<Vec<f64
     })
 }
 
+/// A shift that is linear in the number of image tokens: tokens and `mu` at two sizes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dynamic {
+    pub base: (f64, f64),
+    pub max: (f64, f64),
+}
+
+/// Like [`flow_times`] under [`Shift::Resolution`], with other sizes.
+pub fn dynamic_times(steps: usize, n_tokens: usize, Dynamic { base, max }: Dynamic) -> Result<Vec<f64>> {
+    let mu = shift_between(base, max, n_tokens);
+    Ok(flow_times(steps, n_tokens, Shift::None)?.into_iter().map(|t| time_shift(mu, t)).collect())
+}
+
+/// The `steps + 1` even times from 1 to 0, moved towards 1 by a constant `shift` (1 moves nothing).
+pub fn even_times(steps: usize, shift: f64) -> Result<Vec<f64>> {
+    Ok(flow_times(steps, 1, Shift::None)?.into_iter().map(|t| shift * t / (1.0 + (shift - 1.0) * t)).collect())
+}
+
+/// Like [`flow_times`] under [`Shift::Sd3`], with another constant.
+pub fn range_times(steps: usize, shift: f64) -> Result<Vec<f64>> {
+    // For the error of no steps.
+    flow_times(steps, 1, Shift::None)?;
+    Ok(constant_shift_times(steps, shift))
+}
+
 /// `steps` times from 1 to the shifted first time of training, evenly spaced and then shifted, and 0. (That end is therefore shifted
 /// twice: diffusers@v0.42.1 scheduling_flow_match_euler_discrete.py `set_timesteps` does so, and published images were made with it.)
 fn constant_shift_times(steps: usize, shift: f64) -> Vec<f64> {
@@ -50,7 +75,11 @@ fn constant_shift_times(steps: usize, shift: f64) -> Vec<f64> {
 
 /// Flux's `mu`, linear in the number of image tokens.
 pub fn shift_at(n_tokens: usize) -> f64 {
-    BASE.1 + (MAX.1 - BASE.1) / (MAX.0 - BASE.0) * (n_tokens as f64 - BASE.0)
+    shift_between(BASE, MAX, n_tokens)
+}
+
+fn shift_between(base: (f64, f64), max: (f64, f64), n_tokens: usize) -> f64 {
+    base.1 + (max.1 - base.1) / (max.0 - base.0) * (n_tokens as f64 - base.0)
 }
 
 /// Moves time `t` in [0, 1] towards 1 by `mu`; 0 and 1 stay.

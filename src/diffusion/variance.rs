@@ -91,6 +91,23 @@ impl VarianceSteps {
         self.timesteps.get(self.done).map(|&t| t as f64 / TRAINING_STEPS as f64)
     }
 
+    /// The image that the last prediction implied, which the next step of the second order needs.
+    pub fn memory(&self) -> Option<&Tensor> {
+        self.earlier.as_ref()
+    }
+
+    /// Goes to where a trajectory was after `done` steps, with its [`VarianceSteps::memory`].
+    ///
+    /// # Errors
+    /// A second-order trajectory without memory.
+    pub fn resume(&mut self, done: usize, memory: Option<Tensor>) -> Result<()> {
+        if done > 0 && memory.is_none() && self.solver == Solver::DpmSolver {
+            return Err(Error::Invalid(format!("the trajectory's memory of denoising step {done} is missing")));
+        }
+        (self.done, self.earlier) = (done, memory);
+        Ok(())
+    }
+
     /// Moves `latents` to the next level by the `noise` predicted in them, any equal shapes.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 //! One safetensors file from which training goes on exactly: the student, the optimiser's moments, the latents of the
-//! trajectory under way, the log, and the counters as metadata. Prompts, noise, guidance and dropout are keyed by
+//! trajectory under way with what its next step needs, the log, and the counters as metadata. Prompts, noise, guidance and dropout are keyed by
 //! position and need no state.
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +18,7 @@ const METADATA: &str = "scaledown";
 const STUDENT: &str = "student.";
 const OPTIMISER: &str = "optimiser.";
 const LATENTS: &str = "latents";
+const MEMORY: &str = "memory";
 const LOG: &str = "log";
 
 /// The numbers of a checkpoint.
@@ -33,6 +34,15 @@ pub struct Counters {
     pub started: f64,
 }
 
+/// A trajectory between two steps.
+#[derive(Debug, Clone)]
+pub struct Trajectory {
+    /// Packed latents `[B, N, C]`.
+    pub latents: Tensor,
+    /// What its next step needs besides, of the same shape (see `diffusion::scheduler::Steps::memory`).
+    pub memory: Option<Tensor>,
+}
+
 /// The state of training after an update.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -41,8 +51,8 @@ pub struct Checkpoint {
     pub student: BTreeMap<String, Tensor>,
     /// `nn::optim::AdamW::state`.
     pub optimiser: BTreeMap<String, Tensor>,
-    /// Packed latents `[B, N, C]` of the trajectory under way; absent between two trajectories.
-    pub latents: Option<Tensor>,
+    /// The trajectory under way; absent between two.
+    pub trajectory: Option<Trajectory>,
     pub log: Vec<TrainLogRow>,
 }
 
@@ -70,8 +80,11 @@ impl Checkpoint {
                 tensors.insert(format!("{prefix}{name}"), tensor.contiguous()?);
             }
         }
-        if let Some(latents) = &self.latents {
+        if let Some(Trajectory { latents, memory }) = &self.trajectory {
             tensors.insert(LATENTS.into(), latents.contiguous()?);
+            if let Some(memory) = memory {
+                tensors.insert(MEMORY.into(), memory.contiguous()?);
+            }
         }
         tensors.insert(LOG.into(), log::to_tensor(&self.log)?);
         let counters = serde_json::to_string(&self.counters).map_err(|error| Error::format(FORMAT, &path, error))?;
@@ -93,7 +106,8 @@ impl Checkpoint {
             header.metadata().as_ref().and_then(|entries| entries.get(METADATA)).ok_or_else(|| damaged(&"the counters are missing"))?;
         let counters = serde_json::from_str(json).map_err(|error| damaged(&error))?;
 
-        let (mut student, mut optimiser, mut latents, mut rows) = (BTreeMap::new(), BTreeMap::new(), None, None);
+        let (mut student, mut optimiser) = (BTreeMap::new(), BTreeMap::new());
+        let (mut latents, mut memory, mut rows) = (None, None, None);
         for (name, tensor) in candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| damaged(&error))? {
             if let Some(name) = name.strip_prefix(STUDENT) {
                 student.insert(name.to_owned(), tensor);
@@ -101,6 +115,8 @@ impl Checkpoint {
                 optimiser.insert(name.to_owned(), tensor);
             } else if name == LATENTS {
                 latents = Some(tensor);
+            } else if name == MEMORY {
+                memory = Some(tensor);
             } else if name == LOG {
                 rows = Some(log::from_tensor(&tensor)?);
             } else {
@@ -108,7 +124,8 @@ impl Checkpoint {
             }
         }
         let log = rows.ok_or_else(|| damaged(&"the log is missing"))?;
-        Ok(Some(Self { counters, student, optimiser, latents, log }))
+        let trajectory = latents.map(|latents| Trajectory { latents, memory });
+        Ok(Some(Self { counters, student, optimiser, trajectory, log }))
     }
 }
 
@@ -122,7 +139,10 @@ mod tests {
             counters: Counters { fingerprint: "f".into(), update: 3, seconds: 0.1 + 0.2, started: 1e9 + 0.3 },
             student: tensor(1.5),
             optimiser: tensor(-2.5),
-            latents: Some(Tensor::new(&[[[0.25f32]]], &Device::Cpu).unwrap()),
+            trajectory: Some(Trajectory {
+                latents: Tensor::new(&[[[0.25f32]]], &Device::Cpu).unwrap(),
+                memory: Some(Tensor::new(&[[[0.75f32]]], &Device::Cpu).unwrap()),
+            }),
             log: Vec::new(),
         }
     }
@@ -137,7 +157,9 @@ mod tests {
         assert_eq!(loaded.counters, saved.counters);
         assert_eq!(loaded.student["w"].to_vec2::<f32>().unwrap(), [[1.5, 0.1]]);
         assert_eq!(loaded.optimiser["w"].to_vec2::<f32>().unwrap(), [[-2.5, 0.1]]);
-        assert_eq!(loaded.latents.unwrap().to_vec3::<f32>().unwrap(), [[[0.25]]]);
+        let Trajectory { latents, memory } = loaded.trajectory.unwrap();
+        assert_eq!(latents.to_vec3::<f32>().unwrap(), [[[0.25]]]);
+        assert_eq!(memory.unwrap().to_vec3::<f32>().unwrap(), [[[0.75]]]);
         remove(folder.path()).unwrap();
         assert!(Checkpoint::load(folder.path()).unwrap().is_none());
     }

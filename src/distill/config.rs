@@ -14,6 +14,7 @@ use crate::data::schema::PromptRow;
 use crate::diffusion::schedule::Shift;
 use crate::error::{Error, Result};
 use crate::models::card::{REAL, STUDENT_WEIGHTS, StudentCard, TEACHER};
+use crate::models::exported;
 use crate::models::student::{Student, StudentConfig};
 use crate::models::t5::{T5Config, T5Encoder};
 use crate::models::teacher::TeacherConfig;
@@ -47,6 +48,15 @@ impl Objective {
     }
 }
 
+/// Which predictions of a teacher that is guided by the empty prompt are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// Those under the prompt.
+    Conditional,
+    /// Those moved away from the empty prompt's.
+    Guided,
+}
+
 /// Where the student starts.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -56,8 +66,11 @@ pub enum Initialisation {
     Random,
     /// Encoder weights from a file relative to the pipeline's folder; the projection starts at random.
     Encoder(PathBuf),
-    /// Another student of the same pipeline, for schedules of several stages.
+    /// Another student of the same pipeline, for schedules of several stages, or one of another pipeline: `flux-dev/base`.
     Student(String),
+    /// A whole student from elsewhere, file or folder relative to the pipeline's folder: one that `scaledown export` wrote, or a released
+    /// `T5EncoderWithProjection`.
+    Weights(PathBuf),
 }
 
 /// One student and its training.
@@ -88,6 +101,10 @@ pub struct Config {
     pub guidance: Vec<f64>,
     #[serde(default)]
     pub guidance_draw: GuidanceDraw,
+    /// Compares guided predictions, where the teacher is guided by the empty prompt, which then passes through the student, too; else
+    /// those under the prompts alone are compared. The trajectory follows the guided teacher in both cases.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guided: bool,
     /// Denoising steps of a trajectory.
     #[serde(default = "paper_steps")]
     pub steps: usize,
@@ -166,6 +183,21 @@ impl Config {
         Err(Error::config(format!("student `{}`: {problem}", self.name), "correct the value in the pipeline's TOML"))
     }
 
+    /// Which predictions are compared.
+    pub fn compared(&self) -> Compared {
+        if self.guided { Compared::Guided } else { Compared::Conditional }
+    }
+
+    /// Fails where guided predictions are asked for and cannot be had.
+    pub fn check_guidance(&self, by_the_empty_prompt: bool) -> Result<()> {
+        let problem = match (self.guided, by_the_empty_prompt, self.objective) {
+            (true, false, _) => "the teacher takes guidance as a number and is not guided by the empty prompt",
+            (true, true, Objective::Naive | Objective::None) => "only the vision objective compares predictions",
+            _ => return Ok(()),
+        };
+        Err(Error::config(format!("student `{}`: guided is true, but {problem}", self.name), "remove `guided`"))
+    }
+
     /// The training prompts of all sources, each as often as its source is repeated.
     pub fn read_pool(&self, context: &RunContext) -> Result<Vec<PoolPrompt>> {
         let mut pool = Vec::new();
@@ -215,6 +247,7 @@ impl Config {
                 weights.finish()?;
                 Ok(student)
             }
+            Initialisation::Weights(path) => exported::load_student(&config, &context.pipeline.join(path)),
         }
     }
 
@@ -225,6 +258,11 @@ impl Config {
             Initialisation::Random => {}
             Initialisation::Encoder(file) => files.push(context.pipeline.join(file)),
             Initialisation::Student(name) => files.push(context.student(name).join(STUDENT_WEIGHTS)),
+            Initialisation::Weights(path) => {
+                let path = context.pipeline.join(path);
+                // A folder without weights is named as it is, for the message that it lacks them.
+                files.push(exported::weights_file(&path).unwrap_or(path));
+            }
         }
         files
     }
@@ -283,6 +321,8 @@ mod tests {
         let file = config("init = { encoder = \"student-base.safetensors\" }").unwrap().init;
         assert_eq!(file, Initialisation::Encoder("student-base.safetensors".into()));
         assert_eq!(config("init = { student = \"stage-1\" }").unwrap().init, Initialisation::Student("stage-1".into()));
+        let folder = config("init = { weights = \"export-diffusers\" }").unwrap().init;
+        assert_eq!(folder, Initialisation::Weights("export-diffusers".into()));
         assert!(config("initialisation = \"random\"").is_err());
     }
 

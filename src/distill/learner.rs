@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use candle_core::Tensor;
 
-use super::checkpoint::{Checkpoint, Counters};
+use super::checkpoint::{Checkpoint, Counters, Trajectory};
 use super::trajectory::Drawn;
 use super::{Config, Identity, Stop, log};
 use crate::error::{Error, Result};
@@ -42,14 +42,14 @@ pub struct Learner<'a> {
 
 impl<'a> Learner<'a> {
     /// Starts training `student`, or goes on from the checkpoint in `folder` where its fingerprint is the same. Also
-    /// returns the latents `[B, N, C]` of the trajectory that the checkpoint was taken in.
+    /// returns the trajectory that the checkpoint was taken in.
     pub fn start(
         config: &'a Config,
         folder: &'a Path,
         identity: &Identity,
         student: Student,
         stop: &'a mut Stop<'a>,
-    ) -> Result<(Self, Option<Tensor>)> {
+    ) -> Result<(Self, Option<Trajectory>)> {
         let checkpoint = Checkpoint::load(folder)?;
         let found = checkpoint.is_some();
         let checkpoint = checkpoint.filter(|checkpoint| checkpoint.counters.fingerprint == identity.fingerprint);
@@ -71,17 +71,17 @@ impl<'a> Learner<'a> {
             clock: Instant::now(),
             progress: Progress::new(format!("distill {}", config.name), done, config.updates),
         };
-        let latents = checkpoint.map(|checkpoint| learner.resume(checkpoint)).transpose()?.flatten();
-        Ok((learner, latents))
+        let trajectory = checkpoint.map(|checkpoint| learner.resume(checkpoint)).transpose()?.flatten();
+        Ok((learner, trajectory))
     }
 
-    fn resume(&mut self, checkpoint: Checkpoint) -> Result<Option<Tensor>> {
+    fn resume(&mut self, checkpoint: Checkpoint) -> Result<Option<Trajectory>> {
         self.student.assign(&checkpoint.student)?;
         self.optimiser.restore(checkpoint.counters.update, &checkpoint.optimiser)?;
         self.seconds_before = checkpoint.counters.seconds;
         self.counters = checkpoint.counters;
         self.log = checkpoint.log;
-        Ok(checkpoint.latents)
+        Ok(checkpoint.trajectory)
     }
 
     /// Updates made so far.
@@ -96,15 +96,24 @@ impl<'a> Learner<'a> {
 
     /// The student's text `[B, L, D]` of `ids` `[B, L]`, with this update's dropout.
     pub fn forward(&self, ids: &Tensor) -> Result<(Tensor, StudentSaved)> {
-        let key = rng::Key { seed: self.seed, purpose: "dropout", item: self.counters.update, draw: 0 };
+        self.forward_with(ids, 0)
+    }
+
+    /// Like [`Learner::forward`] for the empty prompt of guidance, with dropout of its own.
+    pub fn forward_empty(&self, ids: &Tensor) -> Result<(Tensor, StudentSaved)> {
+        self.forward_with(ids, 1)
+    }
+
+    fn forward_with(&self, ids: &Tensor, draw: u64) -> Result<(Tensor, StudentSaved)> {
+        let key = rng::Key { seed: self.seed, purpose: "dropout", item: self.counters.update, draw };
         self.student.forward(ids, (self.config.dropout > 0.0).then_some(key))
     }
 
-    /// One optimiser step from the gradient `d_text` `[B, L, D]`.
+    /// One optimiser step from the gradients `[B, L, D]` of the texts that the student made.
     ///
     /// # Errors
     /// A loss or gradient that is not finite is an error with the update and its prompts.
-    pub fn learn(&mut self, saved: &StudentSaved, d_text: &Tensor, origin: &Origin) -> Result<()> {
+    pub fn learn(&mut self, d_texts: &[(&StudentSaved, Tensor)], origin: &Origin) -> Result<()> {
         let update = self.counters.update + 1;
         let at_prompts = || {
             let prompts: Vec<&str> = origin.batch.iter().map(|drawn| drawn.prompt.as_str()).collect();
@@ -114,7 +123,9 @@ impl<'a> Learner<'a> {
             return Err(Error::NonFinite { name: "loss".into(), context: at_prompts() });
         }
         let mut gradients = Gradients::collect();
-        self.student.vjp(saved, d_text, &mut gradients)?;
+        for (saved, d_text) in d_texts {
+            self.student.vjp(saved, d_text, &mut gradients)?;
+        }
         let factor = self.config.schedule.factor(self.counters.update, self.config.updates);
         let gradient_norm = match self.optimiser.update(&mut self.student, &gradients.into_map(), factor) {
             Err(Error::NonFinite { name, .. }) => return Err(Error::NonFinite { name, context: at_prompts() }),
@@ -135,14 +146,14 @@ impl<'a> Learner<'a> {
         Ok(())
     }
 
-    /// Ends an update: saves the state where it is due, and stops where that is asked for. `latents` `[B, N, C]` are
-    /// those the next update starts from, where it belongs to the same trajectory.
-    pub fn end_update(&mut self, latents: Option<&Tensor>) -> Result<()> {
+    /// Ends an update: saves the state where it is due, and stops where that is asked for. `trajectory` is
+    /// where the next update starts from, unless it starts another.
+    pub fn end_update(&mut self, trajectory: Option<Trajectory>) -> Result<()> {
         let stopping = (self.stop)(self.counters.update)?;
         if stopping || self.counters.update.is_multiple_of(self.config.checkpoint_every) {
             let (student, optimiser) = (self.student.named(), self.optimiser.state()?);
             let (counters, log) = (self.counters.clone(), self.log.clone());
-            Checkpoint { counters, student, optimiser, latents: latents.cloned(), log }.save(self.folder)?;
+            Checkpoint { counters, student, optimiser, trajectory, log }.save(self.folder)?;
         }
         if stopping {
             let hint = format!("run the same command again to go on after update {}", self.counters.update);

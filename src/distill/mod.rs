@@ -2,6 +2,7 @@
 //! The loop of the paper's Algorithm 1 is `vision`; everything it calls is one module of this folder.
 
 pub mod checkpoint;
+pub mod comparison;
 pub mod config;
 pub mod diagnostics;
 pub mod events;
@@ -14,22 +15,21 @@ pub mod trajectory;
 
 use std::path::Path;
 
-use candle_core::Tensor;
-
-pub use config::{Config, Initialisation, Objective, Source};
+pub use config::{Compared, Config, Initialisation, Objective, Source};
 
 use crate::diffusion::latents::{self, LatentShape};
-use crate::diffusion::sampler::{Conditions, euler_step};
-use crate::diffusion::schedule::flow_times;
+use crate::diffusion::sampler::{Conditions, expect};
+use crate::diffusion::scheduler::Scheduler;
 use crate::error::{Error, Result};
 use crate::models::card::{STUDENT_WEIGHTS, StudentCard};
 use crate::models::student::Student;
-use crate::models::t5::T5Config;
 use crate::models::teacher::{Condition, TeacherConfig, condition};
 use crate::models::{Denoiser, TextEncoder, weights};
 use crate::nn::param::Parameters;
 use crate::run::context::RunContext;
 use crate::run::{files, interrupt};
+use checkpoint::Trajectory;
+use comparison::{Comparison, Targets};
 use learner::{Learner, Origin};
 use trajectory::{Drawn, PromptOrder, guidance, guidance_tensor};
 
@@ -45,6 +45,10 @@ pub struct Frozen<'a> {
     pub conditioner: &'a dyn Fn(&[&str]) -> Result<Condition>,
     /// Needed by the vision objective only.
     pub denoiser: Option<&'a dyn Denoiser>,
+    /// The empty prompt, where the teacher is guided by it.
+    pub empty: Option<&'a Condition>,
+    /// The steps of its trajectories.
+    pub scheduler: Scheduler,
     /// Latents of one image.
     pub shape: LatentShape,
 }
@@ -73,14 +77,24 @@ pub struct Identity {
 /// Missing prompts or weights; a non-finite loss; [`Error::Interrupted`] after Ctrl-C, with the state saved.
 pub fn run(config: &Config, teacher: &TeacherConfig, context: &RunContext) -> Result<StudentCard> {
     config.validate()?;
-    let mut teacher = teacher.clone();
-    teacher.resolution = config.resolution.unwrap_or(teacher.resolution);
+    let teacher = &teacher.with_resolution(config.resolution);
     let (pipeline, seed) = (&context.pipeline, context.seed);
+    let geometry = teacher.geometry(pipeline)?;
+    let scheduler = Scheduler::of(teacher, pipeline, config.shift)?;
+    let guided = teacher.family(pipeline)?.is_guided_by_the_empty_prompt();
+    config.check_guidance(guided)?;
     let pool = config.read_pool(context)?;
-    let text_width = T5Config::preset(&teacher.text_encoder.preset)?.d_model;
-    let student = config.initial_student(text_width, context)?;
+    let mut student = config.initial_student(teacher.text_width(pipeline)?, context)?;
+    student.encoder.padding = teacher.padding(pipeline)?;
 
     let prompts = teacher.load_prompts(pipeline, seed)?;
+    let (ids, rows) = (prompts.vocab_size(), student.config.encoder.vocab_size);
+    if ids > rows {
+        return Err(Error::config(
+            format!("student `{}`: the teacher's tokenizer has {ids} ids, `{}` has room for {rows}", config.name, config.preset),
+            "choose one of the published sizes, t5-v1.1-small to t5-v1.1-xl",
+        ));
+    }
     let text_encoder = teacher.load_text_encoder(pipeline, seed)?;
     let denoiser = match config.objective {
         Objective::Vision => Some(teacher.load_denoiser(pipeline, seed)?),
@@ -88,14 +102,17 @@ pub fn run(config: &Config, teacher: &TeacherConfig, context: &RunContext) -> Re
     };
     let identity = Identity {
         seed: config.seed(context),
-        fingerprint: config.fingerprint(&teacher, &pool, context)?,
-        teacher: (teacher.text_encoder.preset.clone(), text_encoder.count() as u64),
-        token_length: teacher.token_length,
+        fingerprint: config.fingerprint(teacher, &pool, context)?,
+        teacher: (teacher.encoder_name(), text_encoder.count() as u64),
+        token_length: teacher.token_length(pipeline)?,
     };
+    let empty = (guided && denoiser.is_some()).then(|| condition(&prompts, &text_encoder, &[""])).transpose()?;
     let frozen = Frozen {
         conditioner: &|batch| condition(&prompts, &text_encoder, batch),
-        denoiser: denoiser.as_ref().map(|denoiser| denoiser as &dyn Denoiser),
-        shape: LatentShape::square(teacher.resolution, teacher.latent_downsampling, teacher.latent_channels)?,
+        denoiser: denoiser.as_deref(),
+        empty: empty.as_ref(),
+        scheduler,
+        shape: LatentShape::square(geometry.resolution, geometry.downsampling, geometry.channels)?,
     };
     let folder = context.student(&config.name);
     if context.force {
@@ -115,9 +132,9 @@ pub fn distil<'a>(
     folder: &'a Path,
     stop: &'a mut Stop<'a>,
 ) -> Result<StudentCard> {
-    let (mut learner, latents) = Learner::start(config, folder, identity, student, stop)?;
+    let (mut learner, trajectory) = Learner::start(config, folder, identity, student, stop)?;
     match config.objective {
-        Objective::Vision => vision(config, identity.seed, frozen, order, &mut learner, latents)?,
+        Objective::Vision => vision(config, identity.seed, frozen, order, &mut learner, trajectory)?,
         Objective::Naive => naive::train(config, frozen, order, &mut learner)?,
         Objective::None => {}
     }
@@ -125,37 +142,54 @@ pub fn distil<'a>(
 }
 
 /// Algorithm 1 of the paper: along the teacher's trajectory, one optimiser step for each denoising step (Eq. 5).
-/// `resumed` are the latents `[B, N, C]` of the trajectory that an interrupted run was in.
+/// `resumed` is the trajectory that an interrupted run was in.
 fn vision(
     config: &Config,
     seed: u64,
     frozen: &Frozen,
     order: &mut PromptOrder,
     learner: &mut Learner,
-    mut resumed: Option<Tensor>,
+    mut resumed: Option<Trajectory>,
 ) -> Result<()> {
     let denoiser = frozen.denoiser.ok_or_else(|| Error::Invalid("the vision objective needs the denoiser".into()))?;
-    let times = flow_times(config.steps, frozen.shape.n_patches(), config.shift)?;
+    let negative = frozen.empty.map(|empty| empty.negative(&empty.teacher_text)).transpose()?;
+    let comparison = Comparison::new(denoiser, negative, config.compared())?;
+    // The empty prompt goes through the student only where its prediction is compared.
+    let empty = frozen.empty.filter(|_| config.compared() == Compared::Guided);
     while !learner.finished() {
         let (index, first_step) = (learner.update() / config.steps as u64, (learner.update() % config.steps as u64) as usize);
         let batch = order.batch(index, config.batch);
         let guidance = guidance(&config.guidance, config.guidance_draw, seed, index, &batch);
-        let Condition { ids, teacher_text, pooled } = frozen.condition(&batch)?;
-        let conditions = Conditions { pooled, guidance: guidance_tensor(&guidance)?, text_mask: None };
+        let Condition { ids, teacher_text, shared } = frozen.condition(&batch)?;
+        let teacher_text = shared.full_text(&teacher_text)?;
+        let (pooled, text_mask) = (shared.pooled.clone(), shared.text_mask.clone());
+        let conditions = Conditions { pooled, guidance: guidance_tensor(&guidance)?, text_mask };
+        let mut steps = frozen.scheduler.start(config.steps, frozen.shape.n_patches())?;
+        expect(denoiser, steps.predicts())?;
         let mut latents = match (first_step, resumed.take()) {
             (0, _) => latents::noise(seed, &batch.iter().map(|drawn| drawn.used).collect::<Vec<_>>(), frozen.shape, ids.device())?,
-            (_, Some(latents)) => latents,
+            (step, Some(Trajectory { latents, memory })) => {
+                steps.resume(step, memory)?;
+                latents
+            }
             (step, None) => return Err(Error::Invalid(format!("the checkpoint lacks the latents of denoising step {step}"))),
         };
-        for step in first_step..config.steps {
-            let (t, t_next) = (times[step], times[step + 1]);
+        while let Some(t) = steps.time() {
+            let step = (learner.update() % config.steps as u64) as usize;
             let (student_text, saved) = learner.forward(&ids)?;
+            let student_empty = empty.map(|empty| learner.forward_empty(&empty.ids)).transpose()?;
             let input = conditions.at(&latents, t)?;
-            let v_teacher = denoiser.velocity(&input, &teacher_text)?;
-            let (loss, d_text) = denoiser.loss_and_text_gradient(&input, &student_text, &v_teacher)?;
-            learner.learn(&saved, &d_text, &Origin { loss, denoising_step: step, guidance: &guidance, batch: &batch })?;
-            latents = euler_step(&latents, &v_teacher, t, t_next)?;
-            learner.end_update((step + 1 < config.steps).then_some(&latents))?;
+            let Targets { compared, followed } = comparison.targets(&input, &teacher_text)?;
+            let negative = empty.zip(student_empty.as_ref()).map(|(empty, (text, _))| empty.negative(text)).transpose()?;
+            let found = comparison.loss_and_gradients(&input, &shared.full_text(&student_text)?, negative, &compared)?;
+            let mut gradients = vec![(&saved, shared.own_part(found.text)?)];
+            if let (Some(empty), Some((_, saved)), Some(d_full)) = (empty, &student_empty, found.negative) {
+                gradients.push((saved, empty.shared.own_part(d_full)?));
+            }
+            learner.learn(&gradients, &Origin { loss: found.loss, denoising_step: step, guidance: &guidance, batch: &batch })?;
+            latents = steps.step(&latents, &followed)?;
+            let under_way = steps.time().is_some().then(|| Trajectory { latents: latents.clone(), memory: steps.memory().cloned() });
+            learner.end_update(under_way)?;
             if learner.finished() {
                 break;
             }
@@ -183,6 +217,7 @@ fn finish(
         projection_hidden: student.config.projection_hidden,
         text_width: student.config.text_width,
         token_length: identity.token_length,
+        padding: student.encoder.padding,
         teacher: identity.teacher.0.clone(),
         teacher_parameters: identity.teacher.1,
         objective: config.objective.name().into(),

@@ -13,8 +13,8 @@ pub fn train(config: &Config, frozen: &Frozen, order: &mut PromptOrder, learner:
         let batch = order.batch(learner.update(), config.batch);
         let condition = frozen.condition(&batch)?;
         let (student_text, saved) = learner.forward(&condition.ids)?;
-        let (loss, d_text) = embedding_loss(&student_text, &condition.teacher_text)?;
-        learner.learn(&saved, &d_text, &Origin { loss, denoising_step: 0, guidance: &[], batch: &batch })?;
+        let (loss, d_text) = embedding_loss(&student_text, &condition.teacher_text, condition.shared.text_mask.as_ref())?;
+        learner.learn(&[(&saved, d_text)], &Origin { loss, denoising_step: 0, guidance: &[], batch: &batch })?;
         learner.end_update(None)?;
     }
     Ok(())

@@ -15,7 +15,6 @@ use crate::metrics::tsne;
 use crate::models::TextEncoder;
 use crate::models::card::{REAL, STUDENT_CARD, StudentCard, TEACHER};
 use crate::models::teacher::TeacherConfig;
-use crate::models::tokenizer::Tokenizer;
 use crate::models::weights::read_safetensors;
 use crate::nn::param::Parameters;
 use crate::run::context::RunContext;
@@ -119,13 +118,12 @@ impl Gathered<'_> {
     }
 
     fn efficiency(&mut self, sets: &[&ImageSet], teacher: &TeacherConfig, context: &RunContext) -> Result<()> {
-        let tokenizer = context.pipeline.join(&teacher.tokenizer);
-        if !tokenizer.is_file() {
-            self.skip("efficiency", None, &format!("`{}` is not in the pipeline's folder", teacher.tokenizer.display()));
+        let Some(tokenizer) = teacher.load_tokenizer(&context.pipeline)? else {
+            self.skip("efficiency", None, "the teacher's tokenizer is not in the pipeline's folder");
             return Ok(());
-        }
+        };
         let prompt = sets.iter().flat_map(|set| &set.rows).map(|row| row.prompt.as_str()).next().unwrap_or_default();
-        let ids = Tokenizer::load(&tokenizer)?.encode(&[prompt], teacher.token_length)?;
+        let ids = tokenizer.encode(&[prompt], teacher.token_length(&context.pipeline)?)?;
         let mut progress = Progress::new("time text encoders", 0, sets.len() as u64);
         for (i, set) in sets.iter().enumerate() {
             interrupt::check()?;

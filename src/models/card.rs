@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::student::{Student, StudentConfig};
-use super::t5::T5Config;
+use super::t5::{Padding, T5Config};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::run::files;
@@ -34,7 +34,10 @@ pub struct StudentCard {
     /// Width of the text the denoiser reads.
     pub text_width: usize,
     pub token_length: usize,
-    /// Preset of the teacher's encoder.
+    /// Whether it sees padding, as its teacher does or does not.
+    #[serde(default, skip_serializing_if = "Padding::is_seen")]
+    pub padding: Padding,
+    /// Preset or model of the teacher's encoder.
     pub teacher: String,
     /// Scalar weights of the teacher's encoder.
     pub teacher_parameters: u64,
@@ -87,7 +90,8 @@ impl StudentCard {
     /// Loads the student that lies in `folder`, in f32 on the CPU.
     pub fn load_student(&self, folder: &Path) -> Result<Student> {
         let weights = Weights::load(&folder.join(STUDENT_WEIGHTS), DType::F32, &Device::Cpu)?;
-        let student = Student::new(&self.config()?, &weights)?;
+        let mut student = Student::new(&self.config()?, &weights)?;
+        student.encoder.padding = self.padding;
         weights.finish()?;
         Ok(student)
     }

@@ -57,6 +57,15 @@ impl Guided<'_> {
         Ok((unconditional + (conditional - unconditional)?.broadcast_mul(&factor(guidance)?)?)?)
     }
 
+    /// The prediction under the text alone and the guided one, both `[B, N, C]`.
+    pub fn conditional_and_guided(&self, input: &DenoiserInput, text: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (negative, negative_text) = self.negative_input(input)?;
+        let unconditional = self.denoiser.velocity(&negative, &negative_text)?;
+        let conditional = self.denoiser.velocity(input, text)?;
+        let guided = Self::guide(&conditional, &unconditional, &input.guidance)?;
+        Ok((conditional, guided))
+    }
+
     /// The guided prediction `[B, N, C]`, and its backward to the text `[B, L, D]` and to the negative text, one row for each item:
     /// a student encodes both.
     pub fn velocity_with_both_pullbacks<'a>(&'a self, input: &DenoiserInput, text: &Tensor) -> Result<(Tensor, GuidedPullback<'a>)> {
@@ -79,9 +88,7 @@ impl Denoiser for Guided<'_> {
     }
 
     fn velocity(&self, input: &DenoiserInput, text: &Tensor) -> Result<Tensor> {
-        let (negative, negative_text) = self.negative_input(input)?;
-        let unconditional = self.denoiser.velocity(&negative, &negative_text)?;
-        Self::guide(&self.denoiser.velocity(input, text)?, &unconditional, &input.guidance)
+        Ok(self.conditional_and_guided(input, text)?.1)
     }
 
     /// The negative prompt is held still.

@@ -6,14 +6,20 @@ pub mod checkpointing;
 pub mod clip;
 pub mod convolution;
 pub mod dit;
+pub mod exported;
 pub mod flux;
+pub mod gguf;
 pub mod group_norm;
 pub mod guidance;
 pub mod images;
 pub mod layout;
+pub mod lora;
 pub mod ocr;
+pub mod pickle;
 pub mod pixart;
+pub mod published;
 pub mod rows;
+pub mod safetensors_file;
 pub mod sd3;
 pub mod student;
 pub mod t5;
@@ -23,7 +29,8 @@ pub mod weights;
 
 use candle_core::Tensor;
 
-use crate::error::Result;
+use self::flux::control::Residuals;
+use crate::error::{Error, Result};
 use crate::nn::finite::check_finite;
 use crate::nn::residual::mean_squared_error;
 
@@ -79,6 +86,14 @@ pub trait Denoiser {
 
     /// Velocity, or noise where [`Denoiser::predicts`] says so, `[B, N, C]`, for the text embedding `[B, L, D]`.
     fn velocity(&self, input: &DenoiserInput, text: &Tensor) -> Result<Tensor>;
+
+    /// [`Denoiser::velocity`] with what a ControlNet adds to the image tokens.
+    ///
+    /// # Errors
+    /// A denoiser for which no ControlNet is known.
+    fn velocity_under(&self, _: &DenoiserInput, _: &Tensor, _: &Residuals) -> Result<Tensor> {
+        Err(Error::config("ControlNets are known for Flux only", "generate without `--control-net`, or with a Flux"))
+    }
 
     /// [`Denoiser::velocity`] and its backward.
     fn velocity_with_pullback<'a>(&'a self, input: &DenoiserInput, text: &Tensor) -> Result<(Tensor, Pullback<'a>)>;

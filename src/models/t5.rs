@@ -32,7 +32,7 @@ pub struct T5Config {
 }
 
 /// Names [`T5Config::preset`] knows.
-pub const T5_PRESETS: [&str; 12] = [
+pub const T5_PRESETS: [&str; 15] = [
     "t5-v1.1-small",
     "t5-v1.1-base",
     "t5-v1.1-large",
@@ -44,7 +44,10 @@ pub const T5_PRESETS: [&str; 12] = [
     "mini-large",
     "mini-xl",
     "smoke-teacher",
+    "smoke-small",
     "smoke-base",
+    "smoke-large",
+    "smoke-xl",
 ];
 
 impl T5Config {
@@ -64,7 +67,10 @@ impl T5Config {
             "mini-large" => (MINI_VOCABULARY, (96, 32, 320, 5, 3)),
             "mini-xl" => (MINI_VOCABULARY, (160, 32, 512, 5, 5)),
             "smoke-teacher" => (MINI_VOCABULARY, (32, 8, 64, 2, 4)),
+            "smoke-small" => (MINI_VOCABULARY, (8, 8, 16, 1, 1)),
             "smoke-base" => (MINI_VOCABULARY, (16, 8, 32, 1, 2)),
+            "smoke-large" => (MINI_VOCABULARY, (20, 8, 40, 1, 2)),
+            "smoke-xl" => (MINI_VOCABULARY, (24, 8, 48, 2, 2)),
             _ => return Err(Error::Invalid(format!("no T5 size `{name}`; there are {}", T5_PRESETS.join(", ")))),
         };
         let (d_model, d_kv, d_ff, num_layers, num_heads) = sizes;
@@ -124,11 +130,19 @@ enum Keep {
 }
 
 /// Whether tokens see the padding, whose id is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Padding {
     #[default]
     Seen,
     Masked,
+}
+
+impl Padding {
+    /// True for what files need not say.
+    pub fn is_seen(&self) -> bool {
+        *self == Self::Seen
+    }
 }
 
 /// Added to the scores of masked tokens; the exponential of it is nothing beside that of any score.

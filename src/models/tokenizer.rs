@@ -47,6 +47,12 @@ impl Tokenizer {
         Ok(Self { inner, pad, eos })
     }
 
+    /// The same tokenizer, which fills short texts with another piece.
+    pub fn padded_with(mut self, piece: &str) -> Result<Self> {
+        self.pad = self.piece_to_id(piece).ok_or_else(|| Error::Invalid(format!("the vocabulary has no `{piece}` to pad with")))?;
+        Ok(self)
+    }
+
     /// Ids `[B, length]` (u32, on the CPU) of B texts: each ends with the end piece, also where it is cut, and is padded.
     pub fn encode(&self, texts: &[impl AsRef<str>], length: usize) -> Result<Tensor> {
         if length == 0 {

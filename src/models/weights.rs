@@ -1,18 +1,22 @@
-//! Weights in and out: strict reading of safetensors, seeded initialisation, and parameters for candle's autograd.
+//! Weights in and out: strict reading of safetensors, GGUF and PyTorch files, seeded initialisation, and parameters for candle's autograd.
 //!
 //! A network asks for each of its tensors once by its full checkpoint name and shape; [`Weights::finish`] then fails if
 //! the file holds anything nobody asked for. The same constructor thereby loads, initialises and makes trainable.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
+use super::{gguf, pickle};
 use crate::error::{Error, Result};
 use crate::nn::linear::Linear;
 use crate::nn::param::Param;
+use crate::nn::quantised::Quantised;
+use crate::nn::weight::{Values, Weight};
 use crate::run::{files, rng};
 
 /// How a tensor starts where no checkpoint gives it.
@@ -38,9 +42,42 @@ enum Precision {
     AsStored,
 }
 
+/// What a file holds, by name.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// In their stored types.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Matrices in blocks of few bits; GGUF only.
+    pub quantised: BTreeMap<String, Quantised>,
+}
+
+impl Contents {
+    fn in_layout(self, layout: impl Fn(BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>>) -> Result<Self> {
+        let Self { mut tensors, quantised } = self;
+        // Tensors that take no memory show what the layout does with the quantised matrices.
+        let zero = Tensor::zeros((), DType::U8, &Device::Cpu)?;
+        let mut shown = tensors.clone();
+        for (name, matrix) in &quantised {
+            shown.insert(name.clone(), zero.broadcast_as(matrix.dims().as_slice())?);
+        }
+        let mut renamed = layout(shown)?;
+        let stays = |(name, matrix): (&String, &Quantised)| {
+            renamed.get(name).is_some_and(|shown| shown.dims() == matrix.dims() && shown.stride().iter().all(|&stride| stride == 0))
+        };
+        if quantised.iter().all(stays) {
+            renamed.retain(|name, _| !quantised.contains_key(name));
+            return Ok(Self { tensors: renamed, quantised });
+        }
+        for (name, matrix) in quantised {
+            tensors.insert(name, matrix.widen()?);
+        }
+        Ok(Self { tensors: layout(tensors)?, quantised: BTreeMap::new() })
+    }
+}
+
 enum Source {
     File {
-        tensors: BTreeMap<String, Tensor>,
+        contents: Contents,
         path: PathBuf,
     },
     Seed(u64),
@@ -59,7 +96,7 @@ struct Inner {
     taken: BTreeSet<String>,
     dtype: DType,
     device: Device,
-    /// Weights of linear layers keep the half precision of the file.
+    /// Weights of linear layers keep the half precision, or the blocks, of the file.
     keeps_half: bool,
 }
 
@@ -76,13 +113,13 @@ impl Weights {
         Self { inner: Rc::new(RefCell::new(inner)), prefix: String::new() }
     }
 
-    /// Weights of a safetensors file, converted to `dtype`.
+    /// Weights of a file, converted to `dtype`: safetensors, GGUF or PyTorch's, whatever its name says.
     pub fn load(path: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        Ok(Self::from_source(Source::File { tensors: read_safetensors(path, device)?, path: path.into() }, dtype, device))
+        Ok(Self::from_source(Source::File { contents: read(path, device)?, path: path.into() }, dtype, device))
     }
 
-    /// Leaves the weights of linear layers in bf16 or f16 where the file has them so: for frozen networks, whose products widen
-    /// them exactly.
+    /// Leaves the weights of linear layers in bf16, f16 or quantised blocks where the file has them so: for frozen networks, whose
+    /// products widen them exactly.
     pub fn keeping_half_precision(self) -> Self {
         self.inner.borrow_mut().keeps_half = true;
         self
@@ -90,7 +127,8 @@ impl Weights {
 
     /// Tensors that are already in memory; `origin` names them in errors.
     pub fn from_tensors(tensors: BTreeMap<String, Tensor>, origin: &Path, dtype: DType, device: &Device) -> Self {
-        Self::from_source(Source::File { tensors, path: origin.into() }, dtype, device)
+        let contents = Contents { tensors, quantised: BTreeMap::new() };
+        Self::from_source(Source::File { contents, path: origin.into() }, dtype, device)
     }
 
     /// Seeded initial weights; every tensor's values depend on the seed and its name only.
@@ -103,10 +141,11 @@ impl Weights {
         Self::from_source(Source::Recording(BTreeMap::new()), dtype, device)
     }
 
-    /// The same weights under other names, where they come from a file (see `models::layout`).
-    pub fn in_layout(self, layout: impl FnOnce(BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>>) -> Result<Self> {
-        if let Source::File { tensors, .. } = &mut self.inner.borrow_mut().source {
-            *tensors = layout(std::mem::take(tensors))?;
+    /// The same weights under other names, where they come from a file (see `models::layout`); quantised ones are widened unless the
+    /// layout leaves all of them as they are.
+    pub fn in_layout(self, layout: impl Fn(BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>>) -> Result<Self> {
+        if let Source::File { contents, .. } = &mut self.inner.borrow_mut().source {
+            *contents = std::mem::take(contents).in_layout(layout)?;
         }
         Ok(self)
     }
@@ -135,7 +174,10 @@ impl Weights {
     /// True where the file has `name` below this prefix, or where weights are being initialised.
     pub fn has(&self, name: &str) -> bool {
         match &self.inner.borrow().source {
-            Source::File { tensors, .. } => tensors.contains_key(&self.pp(name).prefix),
+            Source::File { contents, .. } => {
+                let name = self.pp(name).prefix;
+                contents.tensors.contains_key(&name) || contents.quantised.contains_key(&name)
+            }
             _ => true,
         }
     }
@@ -155,8 +197,9 @@ impl Weights {
         let keeps_half = inner.keeps_half && precision == Precision::AsStored;
         inner.taken.insert(name.clone());
         match &mut inner.source {
-            Source::File { tensors, path } => {
-                let Some(tensor) = tensors.get(&name) else {
+            Source::File { contents, path } => {
+                let widened = contents.quantised.get(&name).map(Quantised::widen).transpose()?;
+                let Some(tensor) = widened.as_ref().or_else(|| contents.tensors.get(&name)) else {
                     return Err(Error::WeightName { name, problem: "missing", path: path.clone() });
                 };
                 if tensor.dims() != shape {
@@ -214,8 +257,32 @@ impl Weights {
             Bias::With => Some(view.param("bias", &[outputs], Init::Zeros)?),
             Bias::Without => None,
         };
-        let weight = view.stored_tensor("weight", &[outputs, inputs], init, Precision::AsStored)?;
-        Ok(Linear { weight: Param { name: view.pp("weight").prefix, value: weight }, bias })
+        let name = view.pp("weight").prefix;
+        let value = match view.blocks(&name, [outputs, inputs])? {
+            Some(quantised) => Values::Quantised(quantised),
+            None => Values::Dense(view.stored_tensor("weight", &[outputs, inputs], init, Precision::AsStored)?),
+        };
+        Ok(Linear { weight: Weight { name, value }, bias })
+    }
+
+    /// The matrix with the full name `name`, where the file has it in blocks and they are to be kept.
+    fn blocks(&self, name: &str, shape: [usize; 2]) -> Result<Option<Quantised>> {
+        let mut inner = self.inner.borrow_mut();
+        if !inner.keeps_half {
+            return Ok(None);
+        }
+        let Source::File { contents, path } = &inner.source else { return Ok(None) };
+        let Some(matrix) = contents.quantised.get(name) else { return Ok(None) };
+        let name = name.to_owned();
+        if matrix.dims() != shape {
+            return Err(Error::WeightShape { name, found: matrix.dims().to_vec(), expected: shape.to_vec(), path: path.clone() });
+        }
+        if !matrix.is_finite() {
+            return Err(Error::NonFinite { name, context: format!("in {}", path.display()) });
+        }
+        let matrix = matrix.clone();
+        inner.taken.insert(name);
+        Ok(Some(matrix))
     }
 
     /// The variables made so far, by name; empty unless the weights are trainable.
@@ -240,8 +307,8 @@ impl Weights {
     /// A tensor of the file that no network asked for is an error with its name.
     pub fn finish(&self) -> Result<()> {
         let inner = self.inner.borrow();
-        let Source::File { tensors, path } = &inner.source else { return Ok(()) };
-        match tensors.keys().find(|name| !inner.taken.contains(*name)) {
+        let Source::File { contents, path } = &inner.source else { return Ok(()) };
+        match contents.tensors.keys().chain(contents.quantised.keys()).find(|name| !inner.taken.contains(*name)) {
             Some(name) => Err(Error::WeightName { name: name.clone(), problem: "not used by this network", path: path.clone() }),
             None => Ok(()),
         }
@@ -260,29 +327,49 @@ fn initial(seed: u64, name: &str, shape: &[usize], init: Init, dtype: DType, dev
     })
 }
 
+/// What a file holds, by its first bytes: GGUF, PyTorch's archive, or safetensors.
+///
+/// # Errors
+/// A missing file, and one that is none of these, by what is wrong with it.
+pub fn read(path: &Path, device: &Device) -> Result<Contents> {
+    let mut first = Vec::new();
+    if let Ok(file) = std::fs::File::open(path) {
+        file.take(4).read_to_end(&mut first).map_err(Error::io("read", path))?;
+    }
+    if first == gguf::MAGIC {
+        return gguf::read(path, device);
+    }
+    let tensors = if pickle::is_pickle(&first) { pickle::read(path)? } else { read_safetensors(path, device)? };
+    Ok(Contents { tensors, quantised: BTreeMap::new() })
+}
+
 /// All tensors of a safetensors file, in their stored types.
 ///
 /// # Errors
 /// A missing file, and a header or content that does not parse.
 pub fn read_safetensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
-    let bytes = files::read_bytes(
-        path,
-        "weights",
-        "the weights come with the repository in `pipelines/`, or are made by `scaledown bootstrap` or `scaledown distill`",
-    )?;
-    candle_core::safetensors::load_buffer(&bytes, device)
-        .map(|tensors| tensors.into_iter().collect())
-        .map_err(|error| Error::format("safetensors file", path, error))
+    super::safetensors_file::read(path, device)
 }
 
 /// Writes tensors as safetensors, by rename; f16 halves the size where `dtype` says so.
 pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>, dtype: DType) -> Result<()> {
+    write_safetensors_with(path, tensors, dtype, &BTreeMap::new())
+}
+
+/// Like [`write_safetensors`], with texts by key in the file's header.
+pub fn write_safetensors_with(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    dtype: DType,
+    metadata: &BTreeMap<&str, String>,
+) -> Result<()> {
     use std::io::Write;
     let mut converted = BTreeMap::new();
     for (name, tensor) in tensors {
         converted.insert(name.clone(), tensor.to_dtype(dtype)?.to_device(&Device::Cpu)?.contiguous()?);
     }
-    let bytes = safetensors::serialize(&converted, None).map_err(|error| Error::format("safetensors file", path, error))?;
+    let metadata = (!metadata.is_empty()).then(|| metadata.iter().map(|(key, text)| ((*key).to_owned(), text.clone())).collect());
+    let bytes = safetensors::serialize(&converted, metadata).map_err(|error| Error::format("safetensors file", path, error))?;
     files::write_atomic(path, |file| file.write_all(&bytes).map_err(Error::io("write", path)))
 }
 
@@ -320,7 +407,7 @@ mod tests {
         let types = |weights: Weights| {
             let layer = weights.linear("a", 2, 2, Bias::With).unwrap();
             let norm = weights.tensor("norm", &[2], Init::Ones).unwrap();
-            [layer.weight.value.dtype(), layer.bias.unwrap().value.dtype(), norm.dtype()]
+            [layer.weight.value.dense().unwrap().dtype(), layer.bias.unwrap().value.dtype(), norm.dtype()]
         };
         assert_eq!(types(load()), [DType::F32; 3]);
         assert_eq!(types(load().keeping_half_precision()), [DType::BF16, DType::F32, DType::F32]);
@@ -341,7 +428,7 @@ mod tests {
     fn recording_notes_what_is_asked_for_and_takes_no_memory() {
         let weights = Weights::recording(DType::F32, &Device::Cpu);
         let layer = weights.pp("a").linear("b", 1 << 20, 1 << 20, Bias::With).unwrap();
-        assert_eq!(layer.weight.value.dims(), [1 << 20, 1 << 20]);
+        assert_eq!(layer.weight.value.dense().unwrap().dims(), [1 << 20, 1 << 20]);
         let expected = [("a.b.bias".to_owned(), vec![1 << 20]), ("a.b.weight".to_owned(), vec![1 << 20, 1 << 20])];
         assert_eq!(weights.recorded(), BTreeMap::from(expected));
         weights.finish().unwrap();

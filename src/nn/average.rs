@@ -83,7 +83,7 @@ mod tests {
 
     fn network(value: f32) -> Linear {
         let weight = Tensor::full(value, (3, 2), &Device::Cpu).unwrap();
-        Linear { weight: Param { name: "w".into(), value: weight }, bias: None }
+        Linear { weight: Param { name: "w".into(), value: weight }.into(), bias: None }
     }
 
     #[test]

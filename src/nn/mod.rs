@@ -14,6 +14,8 @@ pub mod linear;
 pub mod norm;
 pub mod optim;
 pub mod param;
+pub mod quantised;
 pub mod real;
 pub mod residual;
 pub mod rope;
+pub mod weight;

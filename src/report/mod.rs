@@ -12,6 +12,7 @@ pub mod paper;
 pub mod plot;
 pub mod preference;
 pub mod provenance;
+pub mod reproduction;
 pub mod sections;
 pub mod significance;
 pub mod table;

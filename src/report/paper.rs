@@ -24,6 +24,14 @@ pub struct PublishedTable {
     pub number: u64,
     pub title: String,
     pub columns: Vec<String>,
+    /// Metrics of a run that answer the columns; empty where none does.
+    pub metrics: Vec<String>,
+    /// The scope of these metrics.
+    #[serde(default = "all")]
+    pub scope: String,
+    /// What they are multiplied with to have the unit of the columns.
+    #[serde(default = "one")]
+    pub factor: f64,
     pub direction: String,
     pub rows: Vec<PublishedRow>,
 }
@@ -35,6 +43,17 @@ pub struct PublishedRow {
     pub model: String,
     /// As printed.
     pub values: Vec<String>,
+    /// The pipeline that makes such a model, and the encoder in it.
+    pub run: Option<String>,
+    pub encoder: Option<String>,
+}
+
+fn all() -> String {
+    "all".into()
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 impl Published {
@@ -46,6 +65,10 @@ impl Published {
         let path = "datasets/paper-results.toml";
         let published: Self = toml::from_str(PUBLISHED).map_err(|error| Error::format("table of published numbers", path, error))?;
         for table in &published.tables {
+            if table.metrics.len() != table.columns.len() {
+                let reason = format!("Table {} has {} metrics for {} columns", table.number, table.metrics.len(), table.columns.len());
+                return Err(Error::format("table of published numbers", path, reason));
+            }
             if let Some(row) = table.rows.iter().find(|row| row.values.len() != table.columns.len()) {
                 let reason = format!("`{}` has {} cells for {} columns", row.model, row.values.len(), table.columns.len());
                 return Err(Error::format("table of published numbers", path, reason));

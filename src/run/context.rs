@@ -45,9 +45,13 @@ impl RunContext {
         self.built.join(format!("{dataset}-{split}.parquet"))
     }
 
-    /// Folder of one distilled student.
+    /// Folder of one distilled student; `flux-dev/base` is the student `base` of the pipeline `flux-dev`.
     pub fn student(&self, student: &str) -> PathBuf {
-        self.runs.join("distill").join(student)
+        let (runs, student) = match student.split_once('/') {
+            Some((pipeline, student)) => (self.runs.with_file_name(pipeline), student),
+            None => (self.runs.clone(), student),
+        };
+        runs.join("distill").join(student)
     }
 
     /// Folder of the images of one encoder.

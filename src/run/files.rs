@@ -54,6 +54,29 @@ pub fn read_bytes(path: &Path, what: &str, hint: &str) -> Result<Vec<u8>> {
     })
 }
 
+/// Makes `to` the same file or folder as `from`: by links, which take no room, or by copies where the file system has none. Right
+/// for outputs only, which are replaced and never changed.
+pub fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
+    if from.is_dir() {
+        for entry in std::fs::read_dir(from).map_err(Error::io("read", from))? {
+            let entry = entry.map_err(Error::io("read", from))?;
+            link_or_copy(&entry.path(), &to.join(entry.file_name()))?;
+        }
+        return Ok(());
+    }
+    if let Some(folder) = to.parent() {
+        create_dir(folder)?;
+    }
+    let temporary = temporary_name(to);
+    std::fs::hard_link(from, &temporary).or_else(|_| std::fs::copy(from, &temporary).map(drop)).map_err(Error::io("copy", from))?;
+    std::fs::rename(&temporary, to).map_err(Error::io("write", to))?;
+    // Two names of one file are not renamed onto each other.
+    if temporary.exists() {
+        std::fs::remove_file(&temporary).map_err(Error::io("remove", &temporary))?;
+    }
+    Ok(())
+}
+
 /// SHA-256 of a file's content, as 64 hexadecimal digits.
 pub fn sha256_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io("read", path))?;

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use scaledown::diffusion::latents::LatentShape;
+use scaledown::diffusion::scheduler::Scheduler;
 use scaledown::distill::trajectory::{PoolPrompt, PromptOrder};
 use scaledown::distill::{self, Config, Frozen, Identity, Objective, Stop};
 use scaledown::error::Result;
@@ -15,7 +16,7 @@ use scaledown::models::card::StudentCard;
 use scaledown::models::flux::{Flux, FluxConfig};
 use scaledown::models::student::{Student, StudentConfig};
 use scaledown::models::t5::{T5Config, T5Encoder};
-use scaledown::models::teacher::Condition;
+use scaledown::models::teacher::{Condition, Shared};
 use scaledown::models::weights::{Weights, read_safetensors};
 use scaledown::models::{Denoiser, TextEncoder};
 use scaledown::run::{files, rng};
@@ -68,6 +69,8 @@ impl TinyWorld {
         let frozen = Frozen {
             conditioner: &|prompts| self.condition(prompts),
             denoiser: Some(denoiser),
+            empty: None,
+            scheduler: Scheduler::Shift(config.shift),
             shape: LatentShape { channels: 16, height: 4, width: 4 },
         };
         let pool = (0..7).map(|i| format!("prompt {i}")).map(|prompt| PoolPrompt { prompt_id: rng::text_id(&prompt), prompt });
@@ -86,7 +89,7 @@ impl TinyWorld {
         }
         let ids = Tensor::from_vec(ids, (prompts.len(), TOKENS), &Device::Cpu)?;
         let pooled = Tensor::from_vec(pooled, (prompts.len(), 32), &Device::Cpu)?;
-        Ok(Condition { teacher_text: self.teacher.encode(&ids)?, ids, pooled })
+        Ok(Condition { teacher_text: self.teacher.encode(&ids)?, ids, shared: Shared::pooled(pooled) })
     }
 }
 

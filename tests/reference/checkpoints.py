@@ -1,9 +1,10 @@
 """Names and shapes of the tensors of published checkpoints, from the reference classes at full size, without their weights:
 the lists in tests/fixtures/checkpoints, which tests/checkpoints.rs compares our constructors with.
 
-    python checkpoints.py FLUX SD3
+    python checkpoints.py FLUX SD3 DISTILLT5
 
-FLUX and SD3 are folders with the sources of black-forest-labs/flux@802fb47 and Stability-AI/sd3-ref@883b836. Sizes are those of
+FLUX, SD3 and DISTILLT5 are folders with the sources of black-forest-labs/flux@802fb47, Stability-AI/sd3-ref@883b836 and
+LifuWang-66/DistillT5@ce634e8. Sizes are those of
 the published `config.json`s. A line is a name and a shape; types are left out, because loading converts them.
 """
 
@@ -11,7 +12,7 @@ import sys
 
 import torch
 from diffusers import AutoencoderKL, PixArtTransformer2DModel, SD3Transformer2DModel
-from transformers import CLIPConfig, CLIPModel, T5Config, T5EncoderModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from tiny import FIXTURES
 
@@ -68,6 +69,13 @@ def transformers():
         ),
     )
     write("clip-vit-large-patch14", "CLIPModel, transformers 5.23.0", CLIPModel(config).state_dict())
+    # The text halves that Stable Diffusion 3 carries: width, feed-forward, layers, heads.
+    sizes = {"large": (768, 3072, 12, 12), "bigg": (1280, 5120, 32, 20)}
+    for name, (width, wide, layers, heads) in sizes.items():
+        config = CLIPTextConfig(
+            hidden_size=width, intermediate_size=wide, num_hidden_layers=layers, num_attention_heads=heads, projection_dim=width
+        )
+        write(f"clip-{name}-text", "CLIPTextModelWithProjection, transformers 5.23.0", CLIPTextModelWithProjection(config).state_dict())
 
 
 def black_forest_labs(folder):
@@ -101,10 +109,25 @@ def stability(folder):
     write("sd3-medium-single-file", "mmdit.py, Stability-AI/sd3-ref@883b836", state)
 
 
+def distillt5(folder):
+    sys.path.insert(0, folder)
+    from models.T5_encoder import T5EncoderWithProjection, T5ProjectionConfig
+
+    config = T5ProjectionConfig(
+        vocab_size=32128, d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_heads=12, feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False, project_in_dim=768, project_out_dim=4096,
+    )  # fmt: skip
+    state = T5EncoderWithProjection(config).state_dict()
+    # The same tensor as `encoder.shared.weight`.
+    state.pop("encoder.encoder.embed_tokens.weight", None)
+    write("distillt5", "T5EncoderWithProjection, LifuWang-66/DistillT5@ce634e8", state)
+
+
 if __name__ == "__main__":
-    flux, sd3 = sys.argv[1:]
+    flux, sd3, distill = sys.argv[1:]
     with torch.device("meta"):
         diffusers()
         transformers()
         black_forest_labs(flux)
         stability(sd3)
+        distillt5(distill)

@@ -46,7 +46,7 @@ impl NeighbourHead {
     pub fn loss(&self, states: &Tensor, neighbours: &Neighbours, gradients: &mut Gradients) -> Result<(f64, Tensor)> {
         let (loss, d_logits) = cross_entropy(&self.logits(states)?, &neighbours.tokens, &neighbours.weights)?;
         let (b, l, _) = states.dims3()?;
-        let d_logits = d_logits.reshape((b, l, self.linear.weight.value.dim(0)?))?;
+        let d_logits = d_logits.reshape((b, l, self.linear.weight.value.dims2()?.0))?;
         Ok((loss, self.linear.vjp(states, &d_logits, gradients)?))
     }
 
@@ -57,7 +57,7 @@ impl NeighbourHead {
 
     /// `[B·L·2R, V]`.
     fn logits(&self, states: &Tensor) -> Result<Tensor> {
-        let vocabulary = self.linear.weight.value.dim(0)? / (2 * self.reach);
+        let vocabulary = self.linear.weight.value.dims2()?.0 / (2 * self.reach);
         let logits = self.linear.forward(states)?;
         Ok(logits.reshape((logits.elem_count() / vocabulary, vocabulary))?)
     }

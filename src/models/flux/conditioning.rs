@@ -3,7 +3,9 @@
 
 use candle_core::{Device, Tensor};
 
+use super::FluxConfig;
 use crate::error::Result;
+use crate::models::DenoiserInput;
 use crate::models::weights::{Bias, Weights};
 use crate::nn::activation::{add, silu, silu_vjp};
 use crate::nn::linear::Linear;
@@ -72,6 +74,60 @@ impl Parameters for MlpEmbedder {
     fn visit_mut(&mut self, visitor: &mut dyn FnMut(&mut Param)) {
         self.in_layer.visit_mut(visitor);
         self.out_layer.visit_mut(visitor);
+    }
+}
+
+/// The embedders of time, guidance (where the model has one) and pooled text.
+#[derive(Debug, Clone)]
+pub struct Embedders {
+    time_in: MlpEmbedder,
+    vector_in: MlpEmbedder,
+    guidance_in: Option<MlpEmbedder>,
+}
+
+impl Embedders {
+    pub fn new(config: &FluxConfig, weights: &Weights) -> Result<Self> {
+        let embedder = |name: &str, inputs| MlpEmbedder::new(inputs, config.hidden_size, &weights.pp(name));
+        Ok(Self {
+            time_in: embedder("time_in", TIME_CHANNELS)?,
+            vector_in: embedder("vector_in", config.vec_in_dim)?,
+            guidance_in: config.guidance_embed.then(|| embedder("guidance_in", TIME_CHANNELS)).transpose()?,
+        })
+    }
+
+    /// Time, guidance and pooled text as one vector; saves one entry per embedder in use.
+    pub fn forward(&self, input: &DenoiserInput) -> Result<(Conditioning, Vec<MlpSaved>)> {
+        let (mut vector, time_saved) = self.time_in.forward(&timestep_embedding(&input.time)?)?;
+        let mut saved = vec![time_saved];
+        if let Some(guidance_in) = &self.guidance_in {
+            let (embedded, guidance_saved) = guidance_in.forward(&timestep_embedding(&input.guidance)?)?;
+            vector = add(&vector, &embedded)?;
+            saved.push(guidance_saved);
+        }
+        let (embedded, pooled_saved) = self.vector_in.forward(&input.pooled)?;
+        saved.push(pooled_saved);
+        Ok((Conditioning::new(add(&vector, &embedded)?)?, saved))
+    }
+
+    /// Parameter gradients from that of the vector `[B, D]`.
+    pub fn vjp(&self, saved: &[MlpSaved], d_vector: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        self.in_use().into_iter().zip(saved).try_for_each(|(embedder, saved)| embedder.vjp(saved, d_vector, gradients))
+    }
+
+    /// In the order in which they are saved.
+    fn in_use(&self) -> Vec<&MlpEmbedder> {
+        std::iter::once(&self.time_in).chain(&self.guidance_in).chain([&self.vector_in]).collect()
+    }
+}
+
+impl Parameters for Embedders {
+    fn visit(&self, visitor: &mut dyn FnMut(&Param)) {
+        self.in_use().into_iter().for_each(|embedder| embedder.visit(visitor));
+    }
+    fn visit_mut(&mut self, visitor: &mut dyn FnMut(&mut Param)) {
+        self.time_in.visit_mut(visitor);
+        self.guidance_in.iter_mut().for_each(|embedder| embedder.visit_mut(visitor));
+        self.vector_in.visit_mut(visitor);
     }
 }
 

@@ -2,13 +2,15 @@
 //! frozen in distillation (gradient of the text embedding only) and trained in the miniature world.
 
 pub(super) mod conditioning;
+pub mod control;
 mod double_block;
 mod single_block;
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use self::conditioning::{Conditioning, ConditioningGradient, MlpEmbedder, MlpSaved, Modulation, TIME_CHANNELS, timestep_embedding};
+use self::conditioning::{Conditioning, ConditioningGradient, Embedders, MlpSaved, Modulation};
+use self::control::Residuals;
 use self::double_block::{DoubleBlock, DoubleSaved};
 use self::single_block::{SingleBlock, SingleSaved};
 use super::checkpointing::{Checkpointing, Kept};
@@ -106,6 +108,26 @@ fn heads_scale(q: &Tensor) -> Result<f64> {
     Ok((q.dim(3)? as f64).powf(-0.5))
 }
 
+fn double_blocks(config: &FluxConfig, weights: &Weights) -> Result<Vec<DoubleBlock>> {
+    (0..config.depth).map(|i| DoubleBlock::new(config, &weights.pp(format!("double_blocks.{i}")))).collect()
+}
+
+fn single_blocks(config: &FluxConfig, weights: &Weights) -> Result<Vec<SingleBlock>> {
+    (0..config.depth_single_blocks).map(|i| SingleBlock::new(config, &weights.pp(format!("single_blocks.{i}")))).collect()
+}
+
+/// `l` text tokens sit at position zero, `n` image tokens at (0, row, column) of a square grid.
+fn rotation(config: &FluxConfig, l: usize, n: usize, dtype: DType) -> Result<Rotation> {
+    let side = (n as f64).sqrt() as usize;
+    if side * side != n {
+        return Err(Error::Invalid(format!("{n} image tokens do not form a square")));
+    }
+    let mut positions = vec![vec![0.0; 3]; l];
+    positions.extend((0..n).map(|i| vec![0.0, (i / side) as f64, (i % side) as f64]));
+    let like = Tensor::zeros(1, dtype, &Device::Cpu)?;
+    by_real!(like, T => Rotation::new::<T>(&positions, &config.axes_dim, config.theta))
+}
+
 /// The diffusion transformer.
 #[derive(Debug, Clone)]
 pub struct Flux {
@@ -114,9 +136,7 @@ pub struct Flux {
     pub checkpointing: Checkpointing,
     img_in: Linear,
     txt_in: Linear,
-    time_in: MlpEmbedder,
-    vector_in: MlpEmbedder,
-    guidance_in: Option<MlpEmbedder>,
+    embedders: Embedders,
     double_blocks: Vec<DoubleBlock>,
     single_blocks: Vec<SingleBlock>,
     final_modulation: Modulation,
@@ -144,63 +164,36 @@ impl Flux {
     pub fn new(config: &FluxConfig, weights: &Weights) -> Result<Self> {
         config.check()?;
         let d = config.hidden_size;
-        let embedder = |name: &str, inputs| MlpEmbedder::new(inputs, d, &weights.pp(name));
         Ok(Self {
             config: config.clone(),
             checkpointing: Checkpointing::default(),
             img_in: weights.linear("img_in", config.in_channels, d, Bias::With)?,
             txt_in: weights.linear("txt_in", config.context_in_dim, d, Bias::With)?,
-            time_in: embedder("time_in", TIME_CHANNELS)?,
-            vector_in: embedder("vector_in", config.vec_in_dim)?,
-            guidance_in: config.guidance_embed.then(|| embedder("guidance_in", TIME_CHANNELS)).transpose()?,
-            double_blocks: (0..config.depth)
-                .map(|i| DoubleBlock::new(config, &weights.pp(format!("double_blocks.{i}"))))
-                .collect::<Result<_>>()?,
-            single_blocks: (0..config.depth_single_blocks)
-                .map(|i| SingleBlock::new(config, &weights.pp(format!("single_blocks.{i}"))))
-                .collect::<Result<_>>()?,
+            embedders: Embedders::new(config, weights)?,
+            double_blocks: double_blocks(config, weights)?,
+            single_blocks: single_blocks(config, weights)?,
             final_modulation: Modulation::new(&weights.pp("final_layer"), "adaLN_modulation.1", d, 2)?,
             final_linear: weights.linear_scaled("final_layer.linear", d, config.in_channels, Bias::With, 0.02)?,
         })
     }
 
-    /// Time, guidance and pooled text as one vector; saves one entry per embedder in use.
-    fn condition(&self, input: &DenoiserInput) -> Result<(Conditioning, Vec<MlpSaved>)> {
-        let (mut vector, time_saved) = self.time_in.forward(&timestep_embedding(&input.time)?)?;
-        let mut saved = vec![time_saved];
-        if let Some(guidance_in) = &self.guidance_in {
-            let (embedded, guidance_saved) = guidance_in.forward(&timestep_embedding(&input.guidance)?)?;
-            vector = add(&vector, &embedded)?;
-            saved.push(guidance_saved);
-        }
-        let (embedded, pooled_saved) = self.vector_in.forward(&input.pooled)?;
-        saved.push(pooled_saved);
-        Ok((Conditioning::new(add(&vector, &embedded)?)?, saved))
-    }
-
-    /// Text tokens sit at position zero, image tokens at (0, row, column) of a square grid.
-    fn rotation(&self, l: usize, n: usize, dtype: DType) -> Result<Rotation> {
-        let side = (n as f64).sqrt() as usize;
-        if side * side != n {
-            return Err(Error::Invalid(format!("{n} image tokens do not form a square")));
-        }
-        let mut positions = vec![vec![0.0; 3]; l];
-        positions.extend((0..n).map(|i| vec![0.0, (i / side) as f64, (i % side) as f64]));
-        let like = Tensor::zeros(1, dtype, &Device::Cpu)?;
-        by_real!(like, T => Rotation::new::<T>(&positions, &self.config.axes_dim, self.config.theta))
-    }
-
     /// Velocity `[B, N, C]` for the input and the text embedding `[B, L, D_text]`.
     pub fn forward(&self, input: &DenoiserInput, text: &Tensor) -> Result<(Tensor, FluxSaved)> {
-        self.run(input, text, Some(self.checkpointing))
+        self.run(input, text, Some(self.checkpointing), None)
     }
 
-    /// The forward pass, keeping nothing of its blocks where `keep` is none.
-    fn run(&self, input: &DenoiserInput, text: &Tensor, keep: Option<Checkpointing>) -> Result<(Tensor, FluxSaved)> {
+    /// The forward pass, keeping nothing of its blocks where `keep` is none; `residuals` are added to the image tokens.
+    fn run(
+        &self,
+        input: &DenoiserInput,
+        text: &Tensor,
+        keep: Option<Checkpointing>,
+        residuals: Option<&Residuals>,
+    ) -> Result<(Tensor, FluxSaved)> {
         input.check(text)?;
         let (l, n) = (text.dim(1)?, input.latents.dim(1)?);
-        let (conditioning, embedders) = self.condition(input)?;
-        let rotation = self.rotation(l, n, text.dtype())?;
+        let (conditioning, embedders) = self.embedders.forward(input)?;
+        let rotation = rotation(&self.config, l, n, text.dtype())?;
         let mut image = self.img_in.forward(&input.latents)?;
         let mut words = self.txt_in.forward(text)?;
         let mut double = Vec::new();
@@ -208,6 +201,9 @@ impl Flux {
             let (new_image, new_words, saved) = block.forward(&image, &words, &conditioning, &rotation)?;
             double.extend(keep.map(|keep| keep.keep(i, (image, words), saved)));
             (image, words) = (new_image, new_words);
+            if let Some(residual) = residuals.and_then(|residuals| residuals.after_double(i, self.double_blocks.len())) {
+                image = add(&image, residual)?;
+            }
         }
         let mut x = Tensor::cat(&[&words, &image], 1)?;
         let mut single = Vec::new();
@@ -215,6 +211,10 @@ impl Flux {
             let (y, saved) = block.forward(&x, &conditioning, &rotation)?;
             single.extend(keep.map(|keep| keep.keep(self.double_blocks.len() + i, x, saved)));
             x = y;
+            if let Some(residual) = residuals.and_then(|residuals| residuals.after_single(i, self.single_blocks.len())) {
+                let image = add(&x.narrow(1, l, n)?.contiguous()?, residual)?;
+                x = Tensor::cat(&[&x.narrow(1, 0, l)?, &image], 1)?;
+            }
         }
         let last = x.narrow(1, l, n)?.contiguous()?;
         let final_parts = self.final_modulation.forward(&conditioning)?;
@@ -262,22 +262,19 @@ impl Flux {
         }
         self.img_in.parameter_vjp(&latents, &d_image, gradients)?;
         if let Some(d_vector) = d_vector.finish(&conditioning)? {
-            for (embedder, saved) in self.embedders().into_iter().zip(&embedders) {
-                embedder.vjp(saved, &d_vector, gradients)?;
-            }
+            self.embedders.vjp(&embedders, &d_vector, gradients)?;
         }
         self.txt_in.vjp(&text, &d_words, gradients)
-    }
-
-    /// The embedders in use, in the order in which they are saved.
-    fn embedders(&self) -> Vec<&MlpEmbedder> {
-        std::iter::once(&self.time_in).chain(&self.guidance_in).chain([&self.vector_in]).collect()
     }
 }
 
 impl Denoiser for Flux {
     fn velocity(&self, input: &DenoiserInput, text: &Tensor) -> Result<Tensor> {
-        Ok(self.run(input, text, None)?.0)
+        Ok(self.run(input, text, None, None)?.0)
+    }
+
+    fn velocity_under(&self, input: &DenoiserInput, text: &Tensor, residuals: &Residuals) -> Result<Tensor> {
+        Ok(self.run(input, text, None, Some(residuals))?.0)
     }
 
     fn velocity_with_pullback<'a>(&'a self, input: &DenoiserInput, text: &Tensor) -> Result<(Tensor, Pullback<'a>)> {
@@ -290,7 +287,7 @@ impl Parameters for Flux {
     fn visit(&self, visitor: &mut dyn FnMut(&Param)) {
         self.img_in.visit(visitor);
         self.txt_in.visit(visitor);
-        self.embedders().into_iter().for_each(|embedder| embedder.visit(visitor));
+        self.embedders.visit(visitor);
         self.double_blocks.iter().for_each(|block| block.visit(visitor));
         self.single_blocks.iter().for_each(|block| block.visit(visitor));
         self.final_modulation.visit(visitor);
@@ -299,9 +296,7 @@ impl Parameters for Flux {
     fn visit_mut(&mut self, visitor: &mut dyn FnMut(&mut Param)) {
         self.img_in.visit_mut(visitor);
         self.txt_in.visit_mut(visitor);
-        self.time_in.visit_mut(visitor);
-        self.guidance_in.iter_mut().for_each(|embedder| embedder.visit_mut(visitor));
-        self.vector_in.visit_mut(visitor);
+        self.embedders.visit_mut(visitor);
         self.double_blocks.iter_mut().for_each(|block| block.visit_mut(visitor));
         self.single_blocks.iter_mut().for_each(|block| block.visit_mut(visitor));
         self.final_modulation.visit_mut(visitor);

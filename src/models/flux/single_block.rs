@@ -14,6 +14,7 @@ use crate::nn::norm::{modulated_norm, modulated_norm_vjp};
 use crate::nn::param::{Gradients, Param, Parameters};
 use crate::nn::residual::{gated_residual, gated_residual_vjp};
 use crate::nn::rope::{Rotation, Stream, StreamGradients, qkv_norm_rope, qkv_norm_rope_vjp};
+use crate::nn::weight::Values;
 
 /// One single-stream block. `linear1` holds the attention projections and the first feed-forward layer, `linear2` the
 /// output projection and the second; both are used in two parts, without cutting or joining activations.
@@ -58,20 +59,20 @@ impl SingleBlock {
     }
 
     /// The rows of `linear1` for q, k, v and for the feed-forward, with their biases.
-    fn first_parts(&self) -> Result<[(Tensor, Option<Tensor>); 2]> {
+    fn first_parts(&self) -> Result<[(Values, Option<Tensor>); 2]> {
         let weight = &self.linear1.weight.value;
         let cut = 3 * self.width;
-        let part = |from: usize, n: usize| -> Result<(Tensor, Option<Tensor>)> {
+        let part = |from: usize, n: usize| -> Result<(Values, Option<Tensor>)> {
             let bias = self.linear1.bias.as_ref().map(|bias| bias.value.narrow(0, from, n)).transpose()?;
             Ok((weight.narrow(0, from, n)?, bias))
         };
-        Ok([part(0, cut)?, part(cut, weight.dim(0)? - cut)?])
+        Ok([part(0, cut)?, part(cut, weight.dims2()?.0 - cut)?])
     }
 
     /// The columns of `linear2` for the attention output and for the feed-forward.
-    fn second_parts(&self) -> Result<(Tensor, Tensor)> {
+    fn second_parts(&self) -> Result<(Values, Values)> {
         let weight = &self.linear2.weight.value;
-        Ok((weight.narrow(1, 0, self.width)?, weight.narrow(1, self.width, weight.dim(1)? - self.width)?))
+        Ok((weight.narrow(1, 0, self.width)?, weight.narrow(1, self.width, weight.dims2()?.1 - self.width)?))
     }
 
     fn stream<'a>(&'a self, qkv: &'a Tensor) -> Stream<'a> {
@@ -108,7 +109,7 @@ impl SingleBlock {
         let SingleSaved { x, parts, normed, qkv, q, k, v, attention, mixed, wide, active, out } = saved;
         let (d_gate, d_out) = gated_residual_vjp(&parts[2], &out, dy)?;
         drop(out);
-        gradients.add(&self.linear2.weight, || {
+        self.linear2.weight.add_gradient(gradients, || {
             let parts = [linear_weight_vjp(&mixed, &d_out)?, linear_weight_vjp(&active, &d_out)?];
             Ok(Tensor::cat(&parts, 1)?.contiguous()?)
         })?;
@@ -124,7 +125,7 @@ impl SingleBlock {
             qkv_norm_rope_vjp(&[self.stream(&qkv)], rotation, (&dq, &dk, &dv))?.remove(0);
         drop((qkv, dq, dk, dv));
 
-        gradients.add(&self.linear1.weight, || {
+        self.linear1.weight.add_gradient(gradients, || {
             let parts = [linear_weight_vjp(&normed, &dqkv)?, linear_weight_vjp(&normed, &d_wide)?];
             Ok(Tensor::cat(&parts, 0)?)
         })?;

@@ -31,9 +31,34 @@ impl<'a, T> Matrix<'a, T> {
     pub fn t(self) -> Self {
         Self { data: self.data, rows: self.columns, columns: self.rows, row_stride: self.column_stride, column_stride: self.row_stride }
     }
+}
 
+/// The right operand of a product: a matrix that can be packed into panels.
+pub trait Operand<T>: Copy + Sync {
+    /// Whether its slice holds all of it.
+    fn fits(&self) -> bool;
+    fn rows(&self) -> usize;
+    fn columns(&self) -> usize;
+    /// Packs the rows from `row` on and the columns from `column` on into `panel` `[rows, PANEL]`, padded with zeros.
+    fn pack(&self, row: usize, column: usize, panel: &mut [T]);
+}
+
+impl<T: Real, S: Stored<T>> Operand<T> for Matrix<'_, S> {
     fn fits(&self) -> bool {
         self.rows == 0 || self.columns == 0 || (self.rows - 1) * self.row_stride + (self.columns - 1) * self.column_stride < self.data.len()
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
+
+    fn pack(&self, row: usize, column: usize, panel: &mut [T]) {
+        let part = Matrix { data: self.data.get(row * self.row_stride..).unwrap_or(&[]), rows: panel.len() / T::PANEL, ..*self };
+        pack(part, column, panel);
     }
 }
 
@@ -100,14 +125,14 @@ const ROWS: usize = 48;
 /// Multiply-adds of one task, about 20 µs of one core: enough to pay for handing it out, and enough tasks to share.
 const TASK: usize = 1 << 20;
 
-/// `out (+)= alpha · a · b`; `b` may be stored in half precision.
+/// `out (+)= alpha · a · b`; `b` may be stored in half precision or in quantised blocks.
 ///
 /// # Panics
 /// If the shapes do not fit together or a slice is too short: a bug of the caller.
-pub fn gemm<T: Real, S: Stored<T>>(out: MatrixMut<T>, a: Matrix<T>, b: Matrix<S>, alpha: T, into: Into<T>, threads: Threads) {
-    let (m, n, k) = (a.rows, b.columns, a.columns);
-    assert!(k == b.rows && out.rows == m && out.columns == n, "the sizes of a product do not fit together");
-    assert!(a.fits() && b.fits(), "a matrix does not fit its slice");
+pub fn gemm<T: Real, B: Operand<T>>(out: MatrixMut<T>, a: Matrix<T>, b: B, alpha: T, into: Into<T>, threads: Threads) {
+    let (m, n, k) = (a.rows, b.columns(), a.columns);
+    assert!(k == b.rows() && out.rows == m && out.columns == n, "the sizes of a product do not fit together");
+    assert!(Operand::<T>::fits(&a) && b.fits(), "a matrix does not fit its slice");
     let out_stride = out.row_stride;
     let bias = match into {
         Into::ReplaceWithBias(bias) => {
@@ -120,8 +145,7 @@ pub fn gemm<T: Real, S: Stored<T>>(out: MatrixMut<T>, a: Matrix<T>, b: Matrix<S>
     let operands = Operands { a: a.data.as_ptr(), bias, out: out.out };
     for from in (0..k.max(1)).step_by(INNER) {
         let inner = (k - from).min(INNER);
-        let part = Matrix { data: b.data.get(from * b.row_stride..).unwrap_or(&[]), rows: inner, ..b };
-        with_panels(part, threads, |panels| {
+        with_panels(b, from, inner, threads, |panels| {
             let tasks = Tasks::new::<T>(m, n, inner);
             let run = |task: usize| {
                 let (row, rows, column, columns) = tasks.block(task);
@@ -199,17 +223,17 @@ impl Tasks {
     }
 }
 
-/// Calls `product` with `b` packed as `[⌈columns / PANEL⌉, rows, PANEL]`, the last panel padded with zeros.
-fn with_panels<T: Real, S: Stored<T>>(b: Matrix<S>, threads: Threads, product: impl FnOnce(&[T])) {
+/// Calls `product` with `rows` rows of `b` packed as `[⌈columns / PANEL⌉, rows, PANEL]`, the last panel padded with zeros.
+fn with_panels<T: Real, B: Operand<T>>(b: B, from: usize, rows: usize, threads: Threads, product: impl FnOnce(&[T])) {
     // Taken, not borrowed: while this thread waits for others it may begin another product.
     let mut packed = T::scratch().take();
-    let panel = b.rows * T::PANEL;
-    let n = b.columns.div_ceil(T::PANEL) * panel;
+    let panel = rows * T::PANEL;
+    let n = b.columns().div_ceil(T::PANEL) * panel;
     if packed.len() < n {
         packed.resize(n, T::ZERO);
     }
     if panel > 0 {
-        let fill = |(i, packed): (usize, &mut [T])| pack(b, i * T::PANEL, packed);
+        let fill = |(i, packed): (usize, &mut [T])| b.pack(from, i * T::PANEL, packed);
         match threads {
             Threads::One => packed[..n].chunks_exact_mut(panel).enumerate().for_each(fill),
             Threads::All => packed[..n].par_chunks_exact_mut(panel).enumerate().for_each(fill),

@@ -46,6 +46,22 @@ macro_rules! full_precision {
 full_precision!(f32, transpose_squares);
 full_precision!(f64, |_, _, _, _| false);
 
+// Quantised weights are widened to f32; gradient checks run in f64.
+impl Stored<f64> for f32 {
+    #[inline(always)]
+    fn widen(self) -> f64 {
+        self.into()
+    }
+
+    fn widen_all(from: &[Self], to: &mut [f64]) {
+        to.iter_mut().zip(from).for_each(|(to, &from)| *to = from.into());
+    }
+
+    fn transpose_squares(_: &[Self], _: usize, _: usize, _: &mut [f64]) -> bool {
+        false
+    }
+}
+
 macro_rules! half_precision {
     ($half:ty, $widen:ident) => {
         impl Stored<f32> for $half {

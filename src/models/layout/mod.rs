@@ -2,9 +2,15 @@
 //! rename the others, and cut or join tensors where layouts differ. Names they do not know they leave alone, so that strict loading
 //! reports them.
 
+mod flux;
+mod text;
+
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+
+pub use self::flux::{flux, flux_tensor};
+pub use self::text::{clip_text, t5};
 
 use crate::error::Result;
 
@@ -127,8 +133,14 @@ pub fn sd3(tensors: Named) -> Result<Named> {
     Ok(renamed)
 }
 
+/// PixArt-Alpha's transformer without the embedding of an absent caption that older files carry: its pipeline encodes the empty prompt.
+pub fn pixart(mut tensors: Named) -> Result<Named> {
+    tensors.remove("caption_projection.y_embedding");
+    Ok(tensors)
+}
+
 /// The second half of the rows before the first.
-fn swap_halves(tensor: &Tensor) -> Result<Tensor> {
+pub(super) fn swap_halves(tensor: &Tensor) -> Result<Tensor> {
     let half = tensor.dim(0)? / 2;
     Ok(Tensor::cat(&[tensor.narrow(0, half, half)?, tensor.narrow(0, 0, half)?], 0)?)
 }

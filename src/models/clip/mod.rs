@@ -1,12 +1,16 @@
 //! CLIP by OpenAI in the layout of Hugging Face's checkpoints (`text_model.…`, `vision_model.…`): one text and one image
-//! transformer into a common space. Preparation of pictures (resize, crop) is not done here.
+//! transformer into a common space. Preparation of pictures (resize, crop) is not done here; [`text`] is the text half alone.
 
 // B batch, L text tokens, N image tokens, D width, E embedding, P patch side.
 
-use candle_core::{D, Device, Tensor};
+pub mod text;
+pub mod tower;
+
+use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::rows::{layer_norm, linear, quick_gelu, softmax};
+use self::text::{ClipText, ClipTextConfig, End};
+use self::tower::{Activation, Norm, Tower, TowerSizes};
 use super::weights::{Init, Weights};
 use crate::error::{Error, Result};
 
@@ -17,6 +21,13 @@ pub struct TowerConfig {
     pub width: usize,
     pub layers: usize,
     pub heads: usize,
+}
+
+impl TowerConfig {
+    fn sizes(&self) -> TowerSizes {
+        let Self { width, layers, heads } = *self;
+        TowerSizes { width, layers, heads, mlp_width: 4 * width, activation: Activation::QuickGelu, epsilon: EPSILON }
+    }
 }
 
 /// Sizes of a CLIP.
@@ -43,6 +54,17 @@ pub struct ClipConfig {
 const EPSILON: f64 = 1e-5;
 
 impl ClipConfig {
+    /// The text half.
+    pub fn text_half(&self) -> ClipTextConfig {
+        ClipTextConfig {
+            tower: self.text.sizes(),
+            vocab_size: self.vocab_size,
+            positions: self.positions,
+            end: End::Id(self.end_id),
+            projection: Some(self.embed_dim),
+        }
+    }
+
     /// A named size: `clip-vit-base-patch32`, `clip-vit-large-patch14`, `mini` or `smoke`.
     pub fn preset(name: &str) -> Result<Self> {
         let tower = |width, layers, heads| TowerConfig { width, layers, heads };
@@ -85,116 +107,11 @@ impl ClipConfig {
     }
 }
 
-#[derive(Debug, Clone)]
-struct Linear {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Linear {
-    fn new(d: usize, o: usize, gain: f64, weights: &Weights) -> Result<Self> {
-        let weight = weights.tensor("weight", &[o, d], Init::Normal(gain / (d as f64).sqrt()))?;
-        Ok(Self { weight, bias: weights.tensor("bias", &[o], Init::Zeros)? })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, &self.bias)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Norm {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Norm {
-    fn new(d: usize, weights: &Weights) -> Result<Self> {
-        Ok(Self { weight: weights.tensor("weight", &[d], Init::Ones)?, bias: weights.tensor("bias", &[d], Init::Zeros)? })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        layer_norm(x, &self.weight, &self.bias, EPSILON)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Layer {
-    norm1: Norm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
-    norm2: Norm,
-    fc1: Linear,
-    fc2: Linear,
-    heads: usize,
-}
-
-impl Layer {
-    fn new(config: &TowerConfig, weights: &Weights) -> Result<Self> {
-        let d = config.width;
-        // Branches start small, so that the sum over all layers keeps about unit variance.
-        let branch = (2.0 * config.layers as f64).powf(-0.5);
-        let attention = weights.pp("self_attn");
-        Ok(Self {
-            norm1: Norm::new(d, &weights.pp("layer_norm1"))?,
-            q: Linear::new(d, d, 1.0, &attention.pp("q_proj"))?,
-            k: Linear::new(d, d, 1.0, &attention.pp("k_proj"))?,
-            v: Linear::new(d, d, 1.0, &attention.pp("v_proj"))?,
-            out: Linear::new(d, d, branch, &attention.pp("out_proj"))?,
-            norm2: Norm::new(d, &weights.pp("layer_norm2"))?,
-            fc1: Linear::new(d, 4 * d, 1.0, &weights.pp("mlp.fc1"))?,
-            fc2: Linear::new(4 * d, d, branch, &weights.pp("mlp.fc2"))?,
-            heads: config.heads,
-        })
-    }
-
-    /// `x` `[B, N, D]`; `mask` `[N, N]` is added to the scores.
-    fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-        let (b, n, d) = x.dims3()?;
-        let normed = self.norm1.forward(x)?;
-        let split = |linear: &Linear| -> Result<Tensor> {
-            Ok(linear.forward(&normed)?.reshape((b, n, self.heads, d / self.heads))?.transpose(1, 2)?.contiguous()?)
-        };
-        let q = (split(&self.q)? * ((d / self.heads) as f64).powf(-0.5))?;
-        let scores = q.matmul(&split(&self.k)?.t()?)?;
-        let scores = match mask {
-            Some(mask) => scores.broadcast_add(mask)?,
-            None => scores,
-        };
-        let attended = softmax(&scores)?.matmul(&split(&self.v)?)?.transpose(1, 2)?.reshape((b, n, d))?;
-        let x = (x + self.out.forward(&attended)?)?;
-        let hidden = quick_gelu(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
-        Ok((x + self.fc2.forward(&hidden)?)?)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Tower {
-    layers: Vec<Layer>,
-}
-
-impl Tower {
-    fn new(config: &TowerConfig, weights: &Weights) -> Result<Self> {
-        let layers = (0..config.layers).map(|layer| Layer::new(config, &weights.pp("encoder.layers").pp(layer)));
-        Ok(Self { layers: layers.collect::<Result<_>>()? })
-    }
-
-    fn forward(&self, x: Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-        self.layers.iter().try_fold(x, |x, layer| layer.forward(&x, mask))
-    }
-}
-
 /// Text and image into one space.
 #[derive(Debug, Clone)]
 pub struct Clip {
     config: ClipConfig,
-    tokens: Tensor,
-    text_positions: Tensor,
-    text: Tower,
-    text_norm: Norm,
-    text_projection: Tensor,
+    text: ClipText,
     class: Tensor,
     patches: Tensor,
     image_positions: Tensor,
@@ -208,23 +125,19 @@ pub struct Clip {
 impl Clip {
     /// Takes its weights by the names of Hugging Face's checkpoints.
     pub fn new(config: &ClipConfig, weights: &Weights) -> Result<Self> {
-        let (text, vision) = (weights.pp("text_model"), weights.pp("vision_model"));
-        let (td, vd, p) = (config.text.width, config.vision.width, config.patch_size);
+        let vision = weights.pp("vision_model");
+        let (vd, p) = (config.vision.width, config.patch_size);
         let places = (config.image_size / p).pow(2) + 1;
         let normal = |weights: &Weights, name: &str, shape: &[usize], std: f64| weights.tensor(name, shape, Init::Normal(std));
         Ok(Self {
             config: config.clone(),
-            tokens: normal(&text, "embeddings.token_embedding.weight", &[config.vocab_size, td], 0.05)?,
-            text_positions: normal(&text, "embeddings.position_embedding.weight", &[config.positions, td], 0.02)?,
-            text: Tower::new(&config.text, &text)?,
-            text_norm: Norm::new(td, &text.pp("final_layer_norm"))?,
-            text_projection: normal(weights, "text_projection.weight", &[config.embed_dim, td], (td as f64).powf(-0.5))?,
+            text: ClipText::new(&config.text_half(), weights)?,
             class: normal(&vision, "embeddings.class_embedding", &[vd], 0.05)?,
             patches: normal(&vision, "embeddings.patch_embedding.weight", &[vd, 3, p, p], (1.0 / (3 * p * p) as f64).sqrt())?,
             image_positions: normal(&vision, "embeddings.position_embedding.weight", &[places, vd], 0.05)?,
-            pre_norm: Norm::new(vd, &vision.pp("pre_layrnorm"))?,
-            vision: Tower::new(&config.vision, &vision)?,
-            post_norm: Norm::new(vd, &vision.pp("post_layernorm"))?,
+            pre_norm: Norm::new(vd, EPSILON, &vision.pp("pre_layrnorm"))?,
+            vision: Tower::new(&config.vision.sizes(), &vision)?,
+            post_norm: Norm::new(vd, EPSILON, &vision.pp("post_layernorm"))?,
             visual_projection: normal(weights, "visual_projection.weight", &[config.embed_dim, vd], (vd as f64).powf(-0.5))?,
             logit_scale: weights.tensor("logit_scale", &[], Init::Ones)?,
         })
@@ -234,33 +147,19 @@ impl Clip {
         &self.config
     }
 
-    /// Pooled text `[B, D]` of token ids `[B, L]` (u32): the normalised feature at the first end token, before the
-    /// projection (what Flux takes as its pooled embedding).
-    ///
-    /// # Errors
-    /// A text without end token or longer than the network's positions.
+    /// The text half, without the other.
+    pub fn into_text(self) -> ClipText {
+        self.text
+    }
+
+    /// Pooled text `[B, D]` of token ids `[B, L]` (u32); see [`ClipText::pooled`].
     pub fn text_pooled(&self, ids: &Tensor) -> Result<Tensor> {
-        let (b, l) = ids.dims2()?;
-        if l > self.config.positions {
-            return Err(Error::Invalid(format!("a text of {l} tokens is longer than CLIP's {} positions", self.config.positions)));
-        }
-        let device = self.tokens.device();
-        let mut ends = Vec::with_capacity(b);
-        for (row, ids) in ids.to_vec2::<u32>()?.iter().enumerate() {
-            let end = ids.iter().position(|&id| id == self.config.end_id);
-            let end = end.ok_or_else(|| Error::Invalid(format!("text {row} of the batch has no end token ({})", self.config.end_id)))?;
-            ends.push((row * l + end) as u32);
-        }
-        let embedded = self.tokens.index_select(&ids.to_device(device)?.flatten_all()?, 0)?.reshape((b, l, self.config.text.width))?;
-        let x = embedded.broadcast_add(&self.text_positions.narrow(0, 0, l)?)?;
-        let x = self.text.forward(x, Some(&causal_mask(l, device)?.to_dtype(self.tokens.dtype())?))?;
-        let pooled = x.reshape((b * l, self.config.text.width))?.index_select(&Tensor::new(ends, device)?, 0)?;
-        self.text_norm.forward(&pooled)
+        self.text.pooled(ids)
     }
 
     /// Text embeddings `[B, E]` of token ids `[B, L]` (u32), of length 1.
     pub fn text_embeds(&self, ids: &Tensor) -> Result<Tensor> {
-        unit_length(&self.text_pooled(ids)?.matmul(&self.text_projection.t()?)?)
+        unit_length(&self.text.projected(&self.text.pooled(ids)?)?)
     }
 
     /// Image embeddings `[B, E]` of images `[B, 3, px, px]` in [-1, 1], of length 1; px is the network's image size.
@@ -298,12 +197,6 @@ impl Clip {
 /// Room for the 391 pieces of the miniature world's tokenizer.
 const MINI_VOCABULARY: usize = 512;
 
-/// 0 where a place may look (itself and before), −∞ elsewhere: `[L, L]` f32.
-fn causal_mask(l: usize, device: &Device) -> Result<Tensor> {
-    let values: Vec<f32> = (0..l * l).map(|i| if i % l > i / l { f32::NEG_INFINITY } else { 0.0 }).collect();
-    Ok(Tensor::from_vec(values, (l, l), device)?)
-}
-
 fn unit_length(x: &Tensor) -> Result<Tensor> {
     Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?)
 }
@@ -312,7 +205,7 @@ fn unit_length(x: &Tensor) -> Result<Tensor> {
 mod tests {
     use super::*;
     use crate::run::rng;
-    use candle_core::DType;
+    use candle_core::{DType, Device};
     use std::collections::BTreeMap;
 
     fn random(shape: &[usize], item: u64) -> Tensor {

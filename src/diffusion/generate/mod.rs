@@ -1,27 +1,26 @@
 //! The stage `generate`: images of the held-out prompts under one text encoder, with the noise every encoder gets.
 //!
-//! The encoder is `teacher`, a distilled student, or `real`: the ground truth of miniature-world prompts, rendered.
+//! The encoder is `teacher`, a distilled student, or `real`: the ground truth of miniature-world prompts, rendered. [`free`] makes images
+//! of any other prompts.
+
+pub mod control;
+pub mod free;
+pub mod painter;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
-use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use super::latents::{self, LatentShape, Use};
-use super::sampler::{self, Conditions};
-use super::schedule::{Shift, flow_times};
+use self::painter::{Encoder, Painter, write_png};
+use super::schedule::Shift;
 use crate::data::schema::PromptRow;
 use crate::error::{Error, Result};
 use crate::mini;
-use crate::models::card::{REAL, STUDENT_WEIGHTS, StudentCard, TEACHER};
-use crate::models::teacher::{PromptReader, TeacherConfig};
-use crate::models::{TextEncoder, autoencoder::Autoencoder, flux::Flux};
-use crate::nn::finite::check_finite;
+use crate::models::card::{REAL, STUDENT_WEIGHTS, TEACHER};
+use crate::models::teacher::TeacherConfig;
 use crate::run::context::RunContext;
-use crate::run::progress::Progress;
-use crate::run::results::{SampleRow, TOKENS, TokenRow};
+use crate::run::results::{SampleRow, TOKENS};
 use crate::run::{files, interrupt, rng};
 
 /// What is sampled, and how.
@@ -92,10 +91,10 @@ pub fn run(config: &Config, teacher: &TeacherConfig, encoder: &str, context: &Ru
     keep_only_images_of(&recipe(config, teacher, encoder, context, &prompts)?, &folder, context.force)?;
 
     let embeddings = if encoder == REAL {
-        render_all(&rows, teacher.resolution, &folder)?;
+        render_all(&rows, teacher.geometry(&context.pipeline)?.resolution, &folder)?;
         None
     } else {
-        let painter = Painter::load(config, teacher, encoder, context)?;
+        let painter = Painter::load(config, teacher, &Encoder::named(encoder, context), context)?;
         let path = folder.join("embeddings.safetensors");
         if !path.exists() {
             painter.write_embeddings(&prompts, config.batch, &path)?;
@@ -195,7 +194,8 @@ fn recipe(config: &Config, teacher: &TeacherConfig, encoder: &str, context: &Run
     // Ground truth is rendered without any network, so it must not need their files.
     let networks = if encoder == REAL { None } else { Some(teacher.fingerprint(&context.pipeline)?) };
     let prompts: Vec<_> = prompts.iter().map(|p| (&p.dataset, &p.category, &p.prompt, &p.scene)).collect();
-    serde_json::to_string(&(config, networks, teacher.resolution, encoder, student, context.seed, prompts))
+    let resolution = teacher.geometry(&context.pipeline)?.resolution;
+    serde_json::to_string(&(config, networks, resolution, encoder, student, context.seed, prompts))
         .map_err(|error| Error::Invalid(format!("cannot write the recipe of the images as JSON: {error}")))
 }
 
@@ -248,124 +248,11 @@ fn render_all(rows: &[SampleRow], resolution: usize, folder: &Path) -> Result<()
     Ok(())
 }
 
-/// Everything needed to turn prompts into images.
-struct Painter {
-    prompts: PromptReader,
-    encoder: Box<dyn TextEncoder>,
-    denoiser: Flux,
-    autoencoder: Autoencoder,
-    shape: LatentShape,
-    times: Vec<f64>,
-    label: String,
-}
-
-impl Painter {
-    fn load(config: &Config, teacher: &TeacherConfig, encoder: &str, context: &RunContext) -> Result<Self> {
-        let (folder, seed) = (&context.pipeline, context.seed);
-        let shape = LatentShape::square(teacher.resolution, teacher.latent_downsampling, teacher.latent_channels)?;
-        let text_encoder: Box<dyn TextEncoder> = match encoder {
-            TEACHER => Box::new(teacher.load_text_encoder(folder, seed)?),
-            student => {
-                let home = context.student(student);
-                Box::new(StudentCard::read(&home)?.load_student(&home)?)
-            }
-        };
-        Ok(Self {
-            prompts: teacher.load_prompts(folder, seed)?,
-            encoder: text_encoder,
-            denoiser: teacher.load_denoiser(folder, seed)?,
-            autoencoder: teacher.load_autoencoder(folder, seed)?,
-            shape,
-            times: flow_times(config.steps, shape.n_patches(), config.shift)?,
-            label: format!("generate {encoder}"),
-        })
-    }
-
-    /// Writes `text` `[n, D]`, the mean over all L tokens of each prompt, and `prompt_id` `[n]` (the id's bits as i64).
-    fn write_embeddings(&self, prompts: &[PromptRow], batch: usize, path: &Path) -> Result<()> {
-        let mut means = Vec::new();
-        for chunk in prompts.chunks(batch) {
-            interrupt::check()?;
-            let texts: Vec<&str> = chunk.iter().map(|row| row.prompt.as_str()).collect();
-            means.push(self.encoder.encode(&self.prompts.read(&texts)?.0)?.mean(1)?);
-        }
-        let text = Tensor::cat(&means, 0)?;
-        check_finite(&text, "text", || self.label.clone())?;
-        let ids: Vec<i64> = prompts.iter().map(|row| row.prompt_id.cast_signed()).collect();
-        let bytes = safetensors::serialize(
-            &BTreeMap::from([("text", text.contiguous()?), ("prompt_id", Tensor::from_vec(ids, prompts.len(), &Device::Cpu)?)]),
-            None,
-        )
-        .map_err(|error| Error::format("safetensors file", path, error))?;
-        files::write_bytes(path, &bytes)
-    }
-
-    /// Writes what the encoder is given of each prompt; what does not fit is cut from the end.
-    fn write_tokens(&self, prompts: &[PromptRow], path: &Path) -> Result<()> {
-        let mut rows = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            let (pieces, length) = self.prompts.pieces(&prompt.prompt)?;
-            // A cut text keeps its end piece, which then stands where another piece was.
-            let kept = pieces.len().min(length) as u64;
-            let pieces = serde_json::to_string(&pieces).map_err(|error| Error::Invalid(format!("pieces as JSON: {error}")))?;
-            rows.push(TokenRow { prompt_id: prompt.prompt_id, pieces, kept, length: length as u64 });
-        }
-        TokenRow::write(path, &rows)
-    }
-
-    /// Samples, decodes and writes the images of all rows; chunks whose files all exist are left as they are.
-    fn paint_all(&self, rows: &[SampleRow], batch: usize, seed: u64, folder: &Path) -> Result<()> {
-        let mut progress = Progress::new(&self.label, 0, rows.len() as u64);
-        let mut done = 0;
-        // The grid of chunks is the same in every call, so that a resumed run repeats the same arithmetic.
-        for chunk in rows.chunks(batch) {
-            if !chunk.iter().all(|row| folder.join(&row.image).exists()) {
-                interrupt::check()?;
-                for (row, image) in chunk.iter().zip(self.paint(chunk, seed)?) {
-                    write_png(&folder.join(&row.image), &image)?;
-                }
-            }
-            done += chunk.len() as u64;
-            progress.set(done, "images");
-        }
-        progress.finish("images");
-        Ok(())
-    }
-
-    /// The images of a few rows.
-    fn paint(&self, rows: &[SampleRow], seed: u64) -> Result<Vec<RgbImage>> {
-        let texts: Vec<&str> = rows.iter().map(|row| row.prompt.as_str()).collect();
-        let (ids, pooled) = self.prompts.read(&texts)?;
-        let uses: Vec<Use> = rows.iter().map(|row| Use { prompt_id: row.prompt_id, draw: row.image_idx }).collect();
-        let guidance: Vec<f32> = rows.iter().map(|row| row.guidance as f32).collect();
-        let conditions = Conditions { pooled, guidance: Tensor::new(guidance, &Device::Cpu)?, text_mask: None };
-        let noise = latents::noise(seed, &uses, self.shape, &Device::Cpu)?;
-        let packed = sampler::sample(&self.denoiser, &noise, &self.encoder.encode(&ids)?, &conditions, &self.times)?;
-        let images = self.autoencoder.decode(&latents::unpack(&packed, self.shape)?)?;
-        (0..rows.len()).map(|i| to_rgb(&images.get(i)?)).collect()
-    }
-}
-
-/// An image from `[3, H, W]` in [-1, 1]; values outside are clipped.
-fn to_rgb(image: &Tensor) -> Result<RgbImage> {
-    let (_, h, w) = image.dims3()?;
-    let bytes = ((image.clamp(-1f32, 1f32)? + 1.0)? * 127.5)?.round()?.to_dtype(DType::U8)?;
-    let bytes = bytes.permute((1, 2, 0))?.flatten_all()?.to_vec1::<u8>()?;
-    RgbImage::from_raw(w as u32, h as u32, bytes)
-        .ok_or_else(|| Error::Invalid(format!("an image of shape {:?} does not have three channels", image.dims())))
-}
-
-/// Writes a PNG by rename.
-fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    image.write_to(&mut bytes, image::ImageFormat::Png).map_err(|error| Error::format("PNG image", path, error))?;
-    files::write_bytes(path, bytes.get_ref())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::sources::RawPrompt;
+    use image::RgbImage;
 
     fn raw(category: &str, text: &str) -> RawPrompt {
         RawPrompt { category: category.into(), ..RawPrompt::example("compbench", "val", text) }
@@ -414,13 +301,6 @@ mod tests {
         assert_eq!(rows.len(), 6);
         assert_eq!(rows.iter().map(|row| &row.image).collect::<BTreeSet<_>>().len(), 6);
         assert_eq!((rows[2].image_idx, rows[3].image_idx), (2, 0));
-    }
-
-    #[test]
-    fn minus_one_is_black_one_is_white_and_beyond_is_clipped() {
-        let values = Tensor::new(&[[[-1f32, 1.0]], [[-3.0, 3.0]], [[0.0, 0.5]]], &Device::Cpu).unwrap();
-        let image = to_rgb(&values).unwrap();
-        assert_eq!((image.get_pixel(0, 0).0, image.get_pixel(1, 0).0), ([0, 0, 128], [255, 255, 191]));
     }
 
     #[test]
