@@ -14,11 +14,14 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Pipeline};
+use crate::data::fetch::download::Client;
+use crate::data::fetch::hub as data_hub;
 use crate::doctor;
 use crate::error::{Error, Result};
 use crate::metrics;
 use crate::mini::bootstrap::Part;
 use crate::report;
+use crate::run::hub;
 use crate::stages::{Start, Step};
 
 const AFTER_HELP: &str = "\
@@ -135,6 +138,14 @@ enum Command {
     },
     /// Write a finished student for others to load: diffusers, ComfyUI, GGUF; prints the folder.
     Export(export::Options),
+    /// Fetch a published model from the Hugging Face hub into the cache of the Python tools, and print its folder.
+    FetchModel {
+        /// `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`.
+        model: String,
+        /// Reach no network: print the folder if the model is there. `HF_HUB_OFFLINE=1` does the same.
+        #[arg(long)]
+        offline: bool,
+    },
     /// Say what this machine has and what the pipelines lack.
     Doctor,
 }
@@ -154,6 +165,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Preference(options) => return preference::run(options),
         Command::Export(options) => return export::run(options, common.dry_run),
         Command::Reproduce(options) => return reproduce::run(options, common),
+        Command::FetchModel { model, offline } => return fetch_model(model, *offline || common.dry_run),
         Command::Power(options) => {
             let answer = power::answer(options)?;
             println!("{}", answer.number);
@@ -204,6 +216,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Doctor
         | Command::Data { .. }
         | Command::Export(_)
+        | Command::FetchModel { .. }
         | Command::Preference(_)
         | Command::PreferencePage { .. }
         | Command::Power(_)
@@ -222,6 +235,18 @@ pub fn run(cli: Cli) -> Result<()> {
     if matches!(cli.command, Command::Report { .. } | Command::Run) {
         println!("{}", pipeline.page().display());
     }
+    Ok(())
+}
+
+fn fetch_model(address: &str, offline: bool) -> Result<()> {
+    let named = hub::Model::named(address);
+    let model = named.ok_or_else(|| Error::config(format!("`{address}` is no address of a model"), "write hf://OWNER/NAME"))??;
+    let offline = offline || std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0"].contains(&value.as_str()));
+    let folder = match offline {
+        true => model.snapshot(&hub::cache())?,
+        false => data_hub::fetch(&model, &data_hub::endpoint(), &hub::cache(), &Client::new(), |name| eprintln!("{name}"))?,
+    };
+    println!("{}", folder.display());
     Ok(())
 }
 

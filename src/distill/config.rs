@@ -22,7 +22,7 @@ use crate::models::weights::Weights;
 use crate::nn::optim::AdamWConfig;
 use crate::nn::param::Parameters;
 use crate::run::context::RunContext;
-use crate::run::files;
+use crate::run::{files, hub};
 
 /// What the student is trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -247,7 +247,7 @@ impl Config {
                 weights.finish()?;
                 Ok(student)
             }
-            Initialisation::Weights(path) => exported::load_student(&config, &context.pipeline.join(path)),
+            Initialisation::Weights(path) => exported::load_student(&config, &hub::resolve(path, &context.pipeline)?),
         }
     }
 
@@ -259,7 +259,7 @@ impl Config {
             Initialisation::Encoder(file) => files.push(context.pipeline.join(file)),
             Initialisation::Student(name) => files.push(context.student(name).join(STUDENT_WEIGHTS)),
             Initialisation::Weights(path) => {
-                let path = context.pipeline.join(path);
+                let path = hub::resolve(path, &context.pipeline).unwrap_or_else(|_| path.clone());
                 // A folder without weights is named as it is, for the message that it lacks them.
                 files.push(exported::weights_file(&path).unwrap_or(path));
             }

@@ -6,6 +6,7 @@ pub mod evaluation;
 pub mod files;
 pub mod hashes;
 pub mod html;
+pub mod hub;
 pub mod interrupt;
 pub mod machine;
 pub mod manifest;

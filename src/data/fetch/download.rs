@@ -10,7 +10,7 @@ use ureq::typestate::WithoutBody;
 use ureq::{Agent, Body, RequestBuilder};
 
 use crate::error::{Error, Result};
-use crate::run::{files, interrupt, progress::Progress};
+use crate::run::{files, hub, interrupt, progress::Progress};
 
 /// Attempts in a row that bring nothing new, after which a download fails; one that goes on counts anew.
 const FRUITLESS_ATTEMPTS: u32 = 3;
@@ -38,10 +38,9 @@ pub struct Wanted<'a> {
 }
 
 impl Client {
-    /// A client that uses the proxy of the environment, and the token in `HF_TOKEN`.
+    /// A client that uses the proxy of the environment, and the token of the Hugging Face hub.
     pub fn new() -> Self {
-        let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty());
-        Self { agent: Agent::new_with_config(config().build()), token, pause: Duration::from_secs(2) }
+        Self { agent: Agent::new_with_config(config().build()), token: hub::token(), pause: Duration::from_secs(2) }
     }
 
     /// Downloads the file and returns its SHA-256. What a broken download brought stays in `NAME.part`, and the next one goes on
@@ -74,8 +73,8 @@ impl Client {
         if let Some(expected) = wanted.sha256.filter(|expected| **expected != found) {
             // Going on from a wrong start would never end well.
             forget(&part)?;
-            let hint = "run the same command again; if it happens again, the file has changed at its address: get it elsewhere, or \
-                        change the hash in `datasets/sources.toml` if you trust the new one";
+            let hint = "run the same command again; if it happens again, the file has changed at its address: get it elsewhere, or, \
+                        if it is named in `datasets/sources.toml` and you trust the new one, change the hash there";
             return Err(failed(&wanted, format!("SHA-256 is {found}, expected {expected}"), hint));
         }
         fs::rename(&part, wanted.path).map_err(Error::io("rename into place", wanted.path))?;
@@ -139,7 +138,8 @@ impl Client {
         if let (Some(expected), Some(total)) = (wanted.bytes, total)
             && expected != total
         {
-            let hint = "the file has changed at its address: get it elsewhere, or change the entry in `datasets/sources.toml`";
+            let hint =
+                "the file has changed at its address: get it elsewhere, or, if it is named in `datasets/sources.toml`, change it there";
             return Err(failed(wanted, format!("the server has {total} bytes, expected {expected}"), hint));
         }
         let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()).filter(|etag| !etag.starts_with("W/"));

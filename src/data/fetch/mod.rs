@@ -2,6 +2,7 @@
 //! the list either way.
 
 pub mod download;
+pub mod hub;
 pub mod registry;
 pub mod remote;
 

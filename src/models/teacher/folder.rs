@@ -18,12 +18,13 @@ use crate::models::sd3::Sd3;
 use crate::models::t5::{Padding, T5Config, T5Encoder};
 use crate::models::weights::Weights;
 use crate::models::{Denoiser, layout};
+use crate::run::hub;
 
 /// A published model as the frozen set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FolderConfig {
-    /// The folder that `save_pretrained` wrote, absolute or relative to the pipeline's folder.
+    /// The folder that `save_pretrained` wrote, absolute or relative to the pipeline's folder, or `hf://OWNER/NAME`.
     pub folder: PathBuf,
     /// Pixels along each side of an image; those of the model where absent.
     #[serde(default)]
@@ -50,19 +51,20 @@ const CLIP_LENGTH: usize = 77;
 const T5_CLASS: [&str; 1] = ["T5EncoderModel"];
 
 impl FolderConfig {
-    /// The model's folder for a pipeline in `pipeline`.
-    pub fn path(&self, pipeline: &Path) -> PathBuf {
-        pipeline.join(&self.folder)
+    /// The model's folder for a pipeline in `pipeline`, that in the hub's cache where it is named by its address.
+    pub fn path(&self, pipeline: &Path) -> Result<PathBuf> {
+        hub::resolve(&self.folder, pipeline)
     }
 
     /// Looks at the model's index.
     pub fn open(&self, pipeline: &Path) -> Result<PipelineFolder> {
-        PipelineFolder::open(&self.path(pipeline))
+        PipelineFolder::open(&self.path(pipeline)?)
     }
 
     /// Files the frozen set is read from, for hashing; of a folder that is no model, the file that is missing.
     pub fn files(&self, pipeline: &Path) -> Vec<PathBuf> {
-        let mut files = self.open(pipeline).map_or_else(|_| vec![self.path(pipeline).join("model_index.json")], |model| model.files());
+        let mut files =
+            self.open(pipeline).map_or_else(|_| vec![pipeline.join(&self.folder).join("model_index.json")], |model| model.files());
         files.extend(self.lora.iter().map(|lora| lora.path(pipeline)));
         files
     }

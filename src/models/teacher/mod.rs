@@ -182,7 +182,7 @@ impl TeacherConfig {
     pub fn scheduler(&self, folder: &Path) -> Option<PathBuf> {
         match self {
             Self::Parts(_) => None,
-            Self::Folder(model) => Some(model.path(folder).join(SCHEDULER.0).join(SCHEDULER.1)),
+            Self::Folder(model) => Some(model.path(folder).ok()?.join(SCHEDULER.0).join(SCHEDULER.1)),
         }
     }
 
