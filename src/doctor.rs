@@ -43,10 +43,13 @@ pub fn report(root: &Path) -> String {
 fn model_lines(model: &FolderConfig, pipeline: &Path) -> Vec<String> {
     let found = match model.open(pipeline) {
         Ok(found) => found,
-        Err(error) => return vec![format!("model: {error}")],
+        Err(error) => return vec![format!("model: {error}"), format!("  {}", error.hint().unwrap_or_default())],
     };
     let mut lines = vec![format!("model {}: {}", found.path.display(), found.family.class())];
-    lines.extend(found.inventory().into_iter().map(|(part, size)| match size {
+    let inventory = found.inventory();
+    let all: u64 = inventory.iter().filter_map(|(_, size)| size.as_ref().ok()).sum();
+    lines.push(format!("  in all {}; about as much memory, since layers stay in the precision of their files", readable_bytes(all)));
+    lines.extend(inventory.into_iter().map(|(part, size)| match size {
         Ok(size) => format!("  {part}: {}", readable_bytes(size)),
         Err(error) => format!("  {part}: missing ({error})"),
     }));

@@ -17,6 +17,7 @@ use crate::mini::bootstrap::{self, Part};
 use crate::models::card::{REAL, STUDENT_CARD, STUDENT_WEIGHTS, TEACHER};
 use crate::models::teacher::TeacherConfig;
 use crate::run::hashes::HashCache;
+use crate::run::hub;
 use crate::run::interrupt;
 use crate::run::manifest::{Freshness, Input, Rerun, Stage, readable_seconds, unix_seconds};
 use crate::{data, distill, metrics, report};
@@ -72,7 +73,8 @@ impl Pipeline {
             Initialisation::Student(name) => {
                 name.split_once('/').map_or_else(|| self.hint("distill"), |(pipeline, _)| hint("distill", pipeline))
             }
-            _ => BOOTSTRAP_HINT.to_owned(),
+            Initialisation::Encoder(path) | Initialisation::Weights(path) => hub::hint(path).unwrap_or_else(|| BOOTSTRAP_HINT.to_owned()),
+            Initialisation::Random => BOOTSTRAP_HINT.to_owned(),
         };
         inputs.extend(config.files(context).into_iter().map(|path| Input::new(path, "starting weights", hint.clone())));
         let folder = context.student(name);

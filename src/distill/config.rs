@@ -15,6 +15,8 @@ use crate::diffusion::schedule::Shift;
 use crate::error::{Error, Result};
 use crate::models::card::{REAL, STUDENT_WEIGHTS, StudentCard, TEACHER};
 use crate::models::exported;
+use crate::models::layout;
+use crate::models::published::Stored;
 use crate::models::student::{Student, StudentConfig};
 use crate::models::t5::{T5Config, T5Encoder};
 use crate::models::teacher::TeacherConfig;
@@ -64,7 +66,8 @@ pub enum Initialisation {
     /// Seeded random weights.
     #[default]
     Random,
-    /// Encoder weights from a file relative to the pipeline's folder; the projection starts at random.
+    /// Encoder weights from a file or folder relative to the pipeline's folder, or from the hub (`hf://OWNER/NAME`), of an encoder or a whole
+    /// T5; the projection starts at random.
     Encoder(PathBuf),
     /// Another student of the same pipeline, for schedules of several stages, or one of another pipeline: `flux-dev/base`.
     Student(String),
@@ -223,9 +226,13 @@ impl Config {
         let random = Weights::initial(self.seed(context), DType::F32, &Device::Cpu);
         match &self.init {
             Initialisation::Random => Student::new(&config, &random),
-            Initialisation::Encoder(file) => {
+            Initialisation::Encoder(path) => {
                 let mut student = Student::new(&config, &random)?;
-                let weights = load(context.pipeline.join(file))?;
+                let path = hub::resolve(path, &context.pipeline)?;
+                let weights = match path.is_dir() {
+                    true => Stored::find(&path)?.load_in_full(layout::t5)?,
+                    false => load(path)?.in_layout(layout::t5)?,
+                };
                 // The same sizes, but the names of a T5 file; its parameters keep those of the student.
                 let pretrained = T5Encoder::new(&config.encoder, &weights)?.named();
                 weights.finish()?;
@@ -256,7 +263,13 @@ impl Config {
         let mut files: Vec<PathBuf> = self.datasets.iter().map(|source| context.prompts(&source.dataset, "train")).collect();
         match &self.init {
             Initialisation::Random => {}
-            Initialisation::Encoder(file) => files.push(context.pipeline.join(file)),
+            Initialisation::Encoder(path) => {
+                let path = hub::resolve(path, &context.pipeline).unwrap_or_else(|_| path.clone());
+                match Stored::find(&path).and_then(|stored| stored.files()) {
+                    Ok(stored) if path.is_dir() => files.extend(stored),
+                    _ => files.push(path),
+                }
+            }
             Initialisation::Student(name) => files.push(context.student(name).join(STUDENT_WEIGHTS)),
             Initialisation::Weights(path) => {
                 let path = hub::resolve(path, &context.pipeline).unwrap_or_else(|_| path.clone());
@@ -324,6 +337,30 @@ mod tests {
         let folder = config("init = { weights = \"export-diffusers\" }").unwrap().init;
         assert_eq!(folder, Initialisation::Weights("export-diffusers".into()));
         assert!(config("initialisation = \"random\"").is_err());
+    }
+
+    #[test]
+    fn an_encoder_comes_from_a_file_or_from_the_folder_of_a_whole_t5() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = RunContext::below(folder.path(), "x", folder.path().into(), 7);
+        let sizes = T5Config::preset("smoke-base").unwrap();
+        let encoder = T5Encoder::new(&sizes, &Weights::initial(3, DType::F32, &Device::Cpu)).unwrap();
+        let mut tensors: BTreeMap<String, candle_core::Tensor> = encoder.named().into_iter().collect();
+        let table = tensors["shared.weight"].clone();
+        tensors.insert("lm_head.weight".into(), table.clone());
+        tensors.insert("decoder.embed_tokens.weight".into(), table.clone());
+        safetensors::serialize_to_file(&tensors, None, &folder.path().join("model.safetensors")).unwrap();
+        for place in ["model.safetensors", "."] {
+            let config = Config { preset: "smoke-base".into(), ..config(&format!("init = {{ encoder = \"{place}\" }}")).unwrap() };
+            let student = config.initial_student(32, &context).unwrap();
+            let found: BTreeMap<_, _> = student.encoder.named().into_iter().collect();
+            let shared = found.iter().find(|(name, _)| name.ends_with("shared.weight")).unwrap().1;
+            assert_eq!(shared.flatten_all().unwrap().to_vec1::<f32>().unwrap(), table.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            assert!(config.files(&context).iter().any(|file| file.ends_with("model.safetensors")), "{:?}", config.files(&context));
+        }
+        let missing = Config { preset: "smoke-base".into(), ..config("init = { encoder = \"hf://nobody/nothing\" }").unwrap() };
+        let error = missing.initial_student(32, &context).unwrap_err();
+        assert!(error.hint().unwrap().contains("scaledown fetch-model hf://nobody/nothing"), "{error}");
     }
 
     #[test]

@@ -70,8 +70,14 @@ impl Model {
         if snapshot.is_dir() {
             return Ok(snapshot);
         }
-        let hint = format!("run `scaledown fetch-model {}`, or download it with the Python tools", self.address());
+        let hint = self.hint();
         Err(Error::Missing { what: format!("the model `{}` in the cache of the hub", self.address()), path: snapshot, hint })
+    }
+
+    /// How to get it.
+    fn hint(&self) -> String {
+        let gate = "if it is behind a gate, accept its terms first and set HF_TOKEN";
+        format!("run `scaledown fetch-model {}`, or download it with the Python tools; {gate}", self.address())
     }
 
     /// As it is written.
@@ -90,6 +96,11 @@ pub fn resolve(path: &Path, folder: &Path) -> Result<PathBuf> {
         Some(model) => model?.snapshot(&cache()),
         None => Ok(folder.join(path)),
     }
+}
+
+/// How to get what `path` names, where it is an address of the hub.
+pub fn hint(path: &Path) -> Option<String> {
+    Model::named(path.to_str()?)?.ok().map(|model| model.hint())
 }
 
 #[cfg(test)]

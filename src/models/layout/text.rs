@@ -3,8 +3,10 @@
 use super::Named;
 use crate::error::Result;
 
-/// A T5 encoder whose token table is `shared.weight`, as most files have it; some write it as the encoder's own, some twice.
+/// A T5 encoder whose token table is `shared.weight`, as most files have it; some write it as the encoder's own, some twice. The decoder
+/// of a whole T5 is left out.
 pub fn t5(mut tensors: Named) -> Result<Named> {
+    tensors.retain(|name, _| !name.starts_with("decoder.") && name != "lm_head.weight");
     const OWN: &str = "encoder.embed_tokens.weight";
     const SHARED: &str = "shared.weight";
     if let Some(table) = tensors.remove(OWN) {
@@ -36,7 +38,8 @@ mod tests {
 
     #[test]
     fn the_token_table_is_taken_once_under_either_name() {
-        for file in [&["encoder.embed_tokens.weight"][..], &["shared.weight"], &["encoder.embed_tokens.weight", "shared.weight"]] {
+        let whole = ["decoder.block.0.layer.0.SelfAttention.q.weight", "decoder.embed_tokens.weight", "lm_head.weight", "shared.weight"];
+        for file in [&["encoder.embed_tokens.weight"][..], &["shared.weight"], &["encoder.embed_tokens.weight", "shared.weight"], &whole] {
             assert_eq!(names(&t5(named(file)).unwrap()), ["shared.weight"]);
         }
     }

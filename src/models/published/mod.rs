@@ -211,12 +211,17 @@ impl Stored {
         })
     }
 
-    /// Reads them in f32 on the CPU under the names of `layout`; linear layers keep half precision.
+    /// Reads them in f32 on the CPU under the names of `layout`; linear layers keep half precision, for networks that are not trained.
     pub fn load(&self, layout: impl FnOnce(Named) -> Result<Named>) -> Result<Weights> {
+        Ok(self.load_in_full(layout)?.keeping_half_precision())
+    }
+
+    /// The same with every layer in f32.
+    pub fn load_in_full(&self, layout: impl FnOnce(Named) -> Result<Named>) -> Result<Weights> {
         let (tensors, path) = match self {
             Self::One(file) => (safetensors_file::read(file, &Device::Cpu)?, file),
             Self::Sharded(index) => (safetensors_file::read_sharded(index, &Device::Cpu)?, index),
         };
-        Ok(Weights::from_tensors(layout(tensors)?, path, DType::F32, &Device::Cpu).keeping_half_precision())
+        Ok(Weights::from_tensors(layout(tensors)?, path, DType::F32, &Device::Cpu))
     }
 }

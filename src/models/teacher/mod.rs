@@ -21,7 +21,7 @@ use super::published::{Family, SCHEDULER};
 use super::t5::{Padding, T5Config, T5Encoder};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::run::files;
+use crate::run::{files, hub};
 
 /// The frozen set of one pipeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,10 +122,12 @@ impl TeacherConfig {
     }
 
     /// What to do where one of [`TeacherConfig::files`] is missing.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> String {
         match self {
-            Self::Parts(_) => "restore the file from the repository, or train it with `scaledown bootstrap`",
-            Self::Folder(_) => "set `[teacher] folder` to the folder of a published model, with `model_index.json` and all its parts",
+            Self::Parts(_) => "restore the file from the repository, or train it with `scaledown bootstrap`".into(),
+            Self::Folder(model) => hub::hint(&model.folder).unwrap_or_else(|| {
+                "set `[teacher] folder` to the folder of a published model, with `model_index.json` and all its parts".into()
+            }),
         }
     }
 
