@@ -60,6 +60,11 @@ fn every_table_of_the_paper_is_filled_on_tiny_networks() {
     };
     assert_eq!(image("flux-dev-tiny"), image("flux-dev-xl-tiny"));
 
+    // Who asks for them anew gets them anew.
+    let forced = scaledown(folder.path(), &["generate", "--encoder", "teacher", "--pipeline", "flux-dev-small", "--tiny", "--force"]);
+    let talk = String::from_utf8(forced.stderr).unwrap();
+    assert!(forced.status.success() && !talk.contains("taken over"), "{talk}");
+
     // A second call has nothing to do.
     let again = scaledown(folder.path(), &["reproduce", "table3", "--tiny"]);
     let talk = String::from_utf8(again.stderr).unwrap();

@@ -88,14 +88,11 @@ fn of_table(table: &PublishedTable) -> Result<Vec<Cell>> {
                 column: column.clone(),
                 paper: value(row, i)?,
                 run: row.run.clone().zip(row.encoder.clone()),
-                metric: table.metrics[i].clone().into(),
+                metric: Some(table.metrics[i].clone()).filter(|metric| !metric.is_empty()),
                 scope: table.scope.clone(),
                 factor: table.factor,
             });
         }
-    }
-    for cell in &mut cells {
-        cell.metric = cell.metric.take().filter(|metric| !metric.is_empty());
     }
     Ok(cells)
 }

@@ -54,6 +54,14 @@ pub fn read_bytes(path: &Path, what: &str, hint: &str) -> Result<Vec<u8>> {
     })
 }
 
+/// Removes a folder with all it holds, if it is there.
+pub fn remove_folder(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Makes `to` the same file or folder as `from`: by links, which take no room, or by copies where the file system has none. Right
 /// for outputs only, which are replaced and never changed.
 pub fn link_or_copy(from: &Path, to: &Path) -> Result<()> {

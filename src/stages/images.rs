@@ -50,7 +50,7 @@ impl Pipeline {
 
     /// Takes the teacher's images over from the pipeline that this one extends, where that has made the same ones.
     fn take_teacher_images(&self) -> Result<bool> {
-        let Some(other) = &self.extended else { return Ok(false) };
+        let Some(other) = self.extended.as_ref().filter(|_| !self.context.force) else { return Ok(false) };
         let recipe = |experiment: &Experiment| (experiment.seed, experiment.generate.clone(), experiment.teacher.essence());
         if recipe(&self.experiment) != recipe(&other.experiment) {
             return Ok(false);
@@ -66,6 +66,8 @@ impl Pipeline {
         if !matches!(theirs.freshness(&mut cache)?, Freshness::Fresh { .. }) {
             return Ok(false);
         }
+        // Images of earlier settings would stay between the others.
+        files::remove_folder(&self.context.samples(TEACHER))?;
         eprintln!("generate {TEACHER}: taken over from `{}`", theirs.folder.display());
         for output in theirs.outputs.iter().chain(&theirs.optional_outputs).filter(|output| output.exists()) {
             let below = output.strip_prefix(&theirs.folder).map_err(|_| Error::Invalid(format!("`{}` lies outside", output.display())))?;
