@@ -128,8 +128,9 @@ fn a_quantised_flux_has_nearly_the_velocity_and_text_gradient_of_the_full_one() 
     let target = normal("target", &[2, 16, config.in_channels], DType::F32);
     let (velocity, gradient) = (full.velocity(&input, &text).unwrap(), full.loss_and_text_gradient(&input, &text, &target).unwrap().1);
     let folder = tempfile::tempdir().unwrap();
-    // Four bits keep normal numbers to a thirteenth of their size; after all blocks that is a cosine of 0.96 between gradients.
-    for (kind, least) in [(GgmlDType::Q8_0, 0.999), (GgmlDType::Q6K, 0.99), (GgmlDType::Q4K, 0.95)] {
+    // Four bits keep numbers to a thirteenth of their size. With weights twice as large, whose blocks outweigh the stream that they
+    // add to, Q4_K's gradients come to 0.98, and to 0.96 where the layers that published files keep are quantised too.
+    for (kind, least) in [(GgmlDType::Q8_0, 0.9999), (GgmlDType::Q6K, 0.999), (GgmlDType::Q4K, 0.99)] {
         let path = folder.path().join(format!("{kind:?}.gguf"));
         write(&path, full.named(), kind);
         let weights = Weights::load(&path, DType::F32, &Device::Cpu).unwrap().keeping_half_precision();

@@ -22,26 +22,38 @@ pub fn flux_config() -> FluxConfig {
     }
 }
 
-/// A random network; every tensor gets noise, because some start at zero and would pass no gradient.
+/// A random network: matrices as PyTorch starts them (`torch.nn.Linear`, uniform within the inverse root of the inputs). Every
+/// tensor gets numbers, because some start at zero and would pass no gradient.
 pub fn network(config: &FluxConfig) -> Flux {
     let mut flux = Flux::new(config, &Weights::initial(4, DType::F32, &Device::Cpu)).unwrap();
     flux.visit_mut(&mut |param| {
-        let key = rng::Key { seed: 9, purpose: "shake", item: rng::text_id(&param.name), draw: 0 };
-        let noise = rng::normal(&mut rng::stream(key), param.value.elem_count());
+        let key = rng::Key { seed: 9, purpose: "gguf", item: rng::text_id(&param.name), draw: 0 };
+        let mut stream = rng::stream(key);
+        let bound = if param.value.rank() > 1 { (param.value.dims()[1] as f32).powf(-0.5) } else { 0.1 };
+        let noise: Vec<f32> = (0..param.value.elem_count()).map(|_| bound * (2.0 * rng::uniform(&mut stream) as f32 - 1.0)).collect();
         let noise = Tensor::from_vec(noise, param.value.shape(), &Device::Cpu).unwrap();
-        let size = if param.value.rank() > 1 { 0.5 * (param.value.dims()[1] as f64).powf(-0.5) } else { 0.1 };
-        param.value = (&param.value + (noise * size).unwrap()).unwrap();
+        param.value = if param.value.rank() > 1 { noise } else { (&param.value + noise).unwrap() };
     });
     flux
 }
 
-/// Writes the tensors: matrices as `kind` where their rows divide, everything else in f32.
+/// What published files of Flux keep at full precision: the layers into and out of the blocks (city96/ComfyUI-GGUF at 0aec56e,
+/// tools/lcpp.patch).
+const KEPT: [&str; 6] = ["img_in.", "txt_in.", "time_in.", "vector_in.", "guidance_in.", "final_layer."];
+
+/// Whether [`write`] stores the tensor in blocks: matrices with rows of whole blocks.
+pub fn is_quantised(name: &str, tensor: &Tensor, kind: GgmlDType) -> bool {
+    let kept = KEPT.iter().any(|prefix| name.starts_with(prefix));
+    !kept && tensor.rank() == 2 && tensor.dims()[1].is_multiple_of(kind.block_size())
+}
+
+/// Writes the tensors as `kind` where [`is_quantised`] says so, in f32 otherwise.
 pub fn write(path: &Path, tensors: BTreeMap<String, Tensor>, kind: GgmlDType) {
-    let stored = |tensor: &Tensor| {
-        let fits = tensor.rank() == 2 && tensor.dims()[1].is_multiple_of(kind.block_size());
-        QTensor::quantize(tensor, if fits { kind } else { GgmlDType::F32 }).unwrap()
+    let stored = |(name, tensor): (&String, &Tensor)| {
+        let kind = if is_quantised(name, tensor, kind) { kind } else { GgmlDType::F32 };
+        (name.clone(), QTensor::quantize(tensor, kind).unwrap())
     };
-    let tensors: Vec<(String, QTensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), stored(tensor))).collect();
+    let tensors: Vec<(String, QTensor)> = tensors.iter().map(stored).collect();
     let entries: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     gguf_file::write(&mut std::fs::File::create(path).unwrap(), &[], &entries).unwrap();
 }
