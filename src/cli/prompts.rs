@@ -1,16 +1,17 @@
 //! `generate --prompt`: images of prompts that are given on the command line or in a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 
 use crate::config::Pipeline;
-use crate::diffusion::generate::control::ControlRequest;
+use crate::diffusion::generate::control::ControlConfig;
 use crate::diffusion::generate::free::{Intermediate, Request};
 use crate::error::{Error, Result};
 use crate::models::card::TEACHER;
 use crate::models::flux::control::Mode;
-use crate::run::files;
+use crate::models::teacher::WeightSource;
+use crate::run::{files, hub};
 
 /// Where the prompts come from, and what is made of them.
 #[derive(Debug, Args)]
@@ -28,7 +29,7 @@ pub struct Options {
     /// Write the images after every denoising step, too.
     #[arg(long, requires = "free")]
     save_steps: bool,
-    /// Paint under a ControlNet of Flux: the folder with its `config.json` and weights.
+    /// Paint under a ControlNet of Flux: the folder with its `config.json` and weights, or `hf://OWNER/NAME`.
     #[arg(long, value_name = "DIR", requires_all = ["free", "control"])]
     control_net: Option<PathBuf>,
     /// The image that the ControlNet sees; for one that knows several kinds `canny=FILE`, `depth=FILE` or `pose=FILE`.
@@ -48,13 +49,16 @@ impl Options {
         !self.prompt.is_empty() || self.prompts.is_some()
     }
 
-    fn control_request(&self) -> Result<Option<ControlRequest>> {
+    fn control_config(&self) -> Result<Option<ControlConfig>> {
         let (Some(net), Some(control)) = (&self.control_net, &self.control) else { return Ok(None) };
         let (mode, image) = match control.split_once('=') {
             Some((kind, image)) => (Some(Mode::named(kind)?), image),
             None => (None, control.as_str()),
         };
-        Ok(Some(ControlRequest { net: net.clone(), mode, image: image.into(), scale: self.control_scale }))
+        // Paths on the command line are relative to where it is given.
+        let here = |path: &Path| std::path::absolute(path).map_err(Error::io("find", path));
+        let net = if net.to_str().is_some_and(hub::is_address) { net.clone() } else { here(net)? };
+        Ok(Some(ControlConfig { net: WeightSource::File(net), mode, image: here(Path::new(image))?, scale: self.control_scale }))
     }
 }
 
@@ -69,6 +73,6 @@ pub fn run(options: &Options, encoder: Option<&str>, pipeline: &Pipeline, dry_ru
     }
     let out = options.out.clone().unwrap_or_else(|| pipeline.context.runs.join("prompts").join(encoder.label()));
     let steps = if options.save_steps { Intermediate::Written } else { Intermediate::Dropped };
-    let control = options.control_request()?;
+    let control = options.control_config()?;
     pipeline.paint(&Request { prompts, encoder, latents: options.latents.clone(), steps, control, out }, dry_run)
 }

@@ -4,8 +4,10 @@
 use std::path::Path;
 
 use super::{Experiment, PIPELINES, parse};
+use crate::diffusion::generate::control::ControlConfig;
 use crate::distill::config::{Initialisation, Objective};
 use crate::error::Result;
+use crate::models::teacher::WeightSource;
 
 /// The networks, prompts and judges.
 const SMOKE: &str = include_str!("../../pipelines/smoke.toml");
@@ -34,6 +36,7 @@ impl Experiment {
             student.updates = if student.objective == Objective::None { 0 } else { UPDATES };
             (student.batch, student.steps, student.resolution, student.projection_hidden) = (BATCH, STEPS, None, None);
         }
+        tiny.generate.control = self.generate.control.clone().map(|control| ControlConfig { net: WeightSource::Random, ..control });
         Ok(tiny)
     }
 }

@@ -87,6 +87,11 @@ impl Model {
     }
 }
 
+/// Whether `text` means a model of the hub.
+pub fn is_address(text: &str) -> bool {
+    text.starts_with(SCHEME)
+}
+
 /// The place of `path` for a pipeline in `folder`: below it, or, for an address of the hub, in the cache.
 ///
 /// # Errors

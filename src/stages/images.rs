@@ -1,5 +1,6 @@
 //! The images of a pipeline: those of its validation prompts under one encoder, and those of free prompts.
 
+use std::iter::repeat;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -27,6 +28,8 @@ impl Pipeline {
         let mut inputs: Vec<Input> = val.map(|path| Input::new(path, "validation prompts", self.hint("build-data"))).collect();
         if encoder != REAL {
             inputs.extend(self.teacher_inputs());
+            let control = config.control.iter().flat_map(|control| control.files(&context.pipeline).into_iter().zip(repeat(control)));
+            inputs.extend(control.map(|(file, control)| Input::new(file, "the ControlNet or its image", control.hint())));
         }
         if self.students().contains(&encoder) {
             let student = [STUDENT_WEIGHTS, STUDENT_CARD].map(|file| context.student(&encoder).join(file));

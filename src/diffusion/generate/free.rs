@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 
 use super::Config;
-use super::control::ControlRequest;
+use super::control::ControlConfig;
 use super::painter::{Encoder, Painter, write_png};
 use crate::diffusion::latents::{self, LatentShape, Use};
 use crate::error::{Error, Result};
@@ -33,8 +33,8 @@ pub struct Request {
     /// `[n, N, 4C]`; noise of the pipeline's seed where absent.
     pub latents: Option<PathBuf>,
     pub steps: Intermediate,
-    /// A ControlNet and its image, the same for every prompt.
-    pub control: Option<ControlRequest>,
+    /// A ControlNet and its image, the same for every prompt; that of the pipeline, if it has one, where absent.
+    pub control: Option<ControlConfig>,
     /// Folder of the images.
     pub out: PathBuf,
 }
@@ -68,11 +68,8 @@ pub fn run(config: &Config, teacher: &TeacherConfig, request: &Request, context:
     }
     // Looked at before the networks are loaded.
     let given = request.latents.as_deref().map(read_latents).transpose()?;
+    let config = &Config { control: request.control.clone().or_else(|| config.control.clone()), ..config.clone() };
     let painter = Painter::load(config, teacher, &request.encoder, context)?;
-    let painter = match &request.control {
-        Some(control) => painter.under(control)?,
-        None => painter,
-    };
     let noise = match given {
         Some(given) => packed(given, request.prompts.len(), painter.shape)?,
         None => latents::noise(context.seed, &uses(&request.prompts), painter.shape, &Device::Cpu)?,
@@ -112,7 +109,7 @@ pub fn run(config: &Config, teacher: &TeacherConfig, request: &Request, context:
 
 fn write_records(config: &Config, request: &Request, context: &RunContext, images: &[PathBuf]) -> Result<()> {
     let latents = request.latents.as_deref().map(files::sha256_file).transpose()?;
-    let control = request.control.as_ref().map(|control| files::sha256_file(&control.image)).transpose()?;
+    let control = config.control.as_ref().map(|control| files::sha256_file(&context.pipeline.join(&control.image))).transpose()?;
     let record = |(prompt, image): (&String, &PathBuf)| -> serde_json::Result<serde_json::Value> {
         serde_json::to_value(Record {
             image: image.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),

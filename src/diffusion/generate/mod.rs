@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use self::control::ControlConfig;
 use self::painter::{Encoder, Painter, write_png};
 use super::schedule::Shift;
 use crate::data::schema::PromptRow;
@@ -39,6 +40,9 @@ pub struct Config {
     pub guidance: f64,
     pub steps: usize,
     pub shift: Shift,
+    /// A ControlNet and the image that every prompt is painted under; of Flux only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control: Option<ControlConfig>,
     /// Images sampled at a time; also the unit of work that an interruption loses.
     pub batch: usize,
 }
@@ -58,6 +62,7 @@ impl Default for Config {
             steps: 20,
             // Flux-dev's schedule.
             shift: Shift::Resolution,
+            control: None,
             // Fills two CPU cores at 64 px; larger batches gain nothing there.
             batch: 16,
         }
@@ -193,9 +198,11 @@ fn recipe(config: &Config, teacher: &TeacherConfig, encoder: &str, context: &Run
     };
     // Ground truth is rendered without any network, so it must not need their files.
     let networks = if encoder == REAL { None } else { Some(teacher.fingerprint(&context.pipeline)?) };
+    let control = config.control.iter().flat_map(|control| control.files(&context.pipeline));
+    let control = control.map(|file| files::sha256_file(&file)).collect::<Result<Vec<_>>>()?;
     let prompts: Vec<_> = prompts.iter().map(|p| (&p.dataset, &p.category, &p.prompt, &p.scene)).collect();
     let resolution = teacher.geometry(&context.pipeline)?.resolution;
-    serde_json::to_string(&(config, networks, resolution, encoder, student, context.seed, prompts))
+    serde_json::to_string(&(config, networks, control, resolution, encoder, student, context.seed, prompts))
         .map_err(|error| Error::Invalid(format!("cannot write the recipe of the images as JSON: {error}")))
 }
 

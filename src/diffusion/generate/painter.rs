@@ -7,7 +7,6 @@ use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
 use super::Config;
-use super::control::ControlRequest;
 use crate::data::schema::PromptRow;
 use crate::diffusion::latents::{self, LatentShape, Use};
 use crate::diffusion::sampler::{self, Conditions};
@@ -94,24 +93,20 @@ impl Painter {
             }
             false => None,
         };
+        let autoencoder = teacher.load_autoencoder(folder, seed)?;
+        let control = config.control.as_ref().map(|control| control.load(teacher, &autoencoder, shape, context)).transpose()?;
         Ok(Self {
             prompts,
             encoder,
             denoiser: teacher.load_denoiser(folder, seed)?,
-            control: None,
-            autoencoder: teacher.load_autoencoder(folder, seed)?,
+            control,
+            autoencoder,
             negative,
             shape,
             scheduler,
             steps: config.steps,
             label,
         })
-    }
-
-    /// The same under a ControlNet.
-    pub fn under(mut self, request: &ControlRequest) -> Result<Self> {
-        self.control = Some(request.load(&self.autoencoder, self.shape)?);
-        Ok(self)
     }
 
     /// The images of `texts` with `guidance` `[B]` from packed `noise` `[B, N, 4C]`; `after` sees the images after every step, as their

@@ -3,6 +3,7 @@
 //! images; nothing is distilled through it.
 
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 
 use super::conditioning::Embedders;
 use super::double_block::DoubleBlock;
@@ -16,7 +17,8 @@ use crate::nn::linear::Linear;
 use crate::nn::param::Param;
 
 /// What the image of a ControlNet for several kinds shows; the numbers are those of the published Union models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     Canny = 0,
     Depth = 2,
