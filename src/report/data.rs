@@ -178,6 +178,14 @@ impl Data {
         self.encoders.iter().filter(same).collect()
     }
 
+    /// Prompt sets that a student learned from, as its manifest says.
+    pub fn prompt_sets(&self, student: &str) -> Vec<&str> {
+        let stage = format!("distill {student}");
+        let manifest = self.manifests.iter().find(|(name, _)| *name == stage);
+        let sources = manifest.and_then(|(_, manifest)| manifest["config"]["student"]["datasets"].as_array());
+        sources.into_iter().flatten().filter_map(|source| source["dataset"].as_str()).collect()
+    }
+
     fn sort_encoders(&mut self) {
         let rank = |name: &str| match name {
             REAL => 0,

@@ -1,6 +1,7 @@
 //! The stage that turns results into one HTML page: no weights, no network, no script from elsewhere. Full pictures lie in
 //! a folder beside it, or inside.
 
+pub mod claims;
 pub mod compare;
 pub mod data;
 pub mod evidence;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::data::Data;
 use super::gallery::{self, Gallery};
 use super::table::escape;
-use super::{Config, Place, figures, provenance, sections, significance, thumbnails, verdict};
+use super::{Config, Place, claims, figures, provenance, sections, significance, thumbnails, verdict};
 use crate::error::Result;
 use crate::run::html;
 
@@ -60,6 +60,7 @@ pub fn page(data: &Data, config: &Config) -> Result<Page> {
         ("differences", "Differences", sections::differences(data, &mut notes)),
         ("tests", "Tests", significance::html(data, &mut notes)),
         ("naive", "Naive distillation", sections::naive(data)),
+        ("claims", "The paper's claims", claims::claims(data)?),
         ("paper", "Beside the paper", sections::beside_paper(data)?),
         ("figures", "Figures", figures::figures(data)?),
         ("images", "Images", sections::images(gallery.items.len())),
@@ -164,6 +165,10 @@ pub fn metric_title(metric: &str) -> String {
         "bytes_f32" => "Bytes in f32",
         "bytes_bf16" => "Bytes in bf16",
         "encode_ms" => "Encoding one prompt (ms)",
+        "pipeline_s" => "One image (s)",
+        "pipeline_offload_s" => "One image, offloaded (s)",
+        "pipeline_bytes" => "Memory of one image",
+        "pipeline_offload_bytes" => "Memory of one image, offloaded",
         "effective_rank" => "Effective rank",
         "mean_cosine" => "Mean cosine",
         _ => return metric.replace("compbench_", "").replace("ocr_", "OCR ").replace('_', " "),

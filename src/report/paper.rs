@@ -80,6 +80,22 @@ impl Published {
         Ok(published)
     }
 
+    /// Percentage of the teacher's score that the paper's T5-Base keeps: the means over the columns of its tables for composition and
+    /// text rendering, as the paper's Figure 1 takes them.
+    pub fn share_of_base(&self, metric: &str) -> Option<f64> {
+        let table = self.tables.iter().find(|table| match metric {
+            "compbench" => table.number == 1,
+            "ocr_mean" => table.number == 3,
+            _ => table.number == 2 && table.metrics.iter().any(|column| column == metric),
+        })?;
+        let mean = |model: &str| {
+            let row = table.rows.iter().find(|row| row.model.contains(model))?;
+            let values: Vec<f64> = row.values.iter().filter_map(|cell| cell.parse().ok()).collect();
+            Some(values.iter().sum::<f64>() / values.len() as f64)
+        };
+        Some(100.0 * mean("T5-Base")? / mean("(teacher)")?)
+    }
+
     /// The tables of the given numbers as HTML, after `ours`, which is markup.
     pub fn beside(&self, ours: &str, numbers: &[u64]) -> String {
         let tables = self.tables.iter().filter(|table| numbers.contains(&table.number));
@@ -131,5 +147,8 @@ mod tests {
         // "T5-XL retains 97 % of T5-XXL's performance": the mean over the compositional categories.
         let kept = mean(&row(1, "Color", "Flux w/ T5-XL")) / mean(&row(1, "Color", "Flux w/ T5-XXL (teacher)"));
         assert!((0.96..0.98).contains(&kept), "{kept}");
+        let shares = ["clip_score", "compbench", "ocr_mean"].map(|metric| published.share_of_base(metric).unwrap().round());
+        assert_eq!(shares, [95.0, 91.0, 79.0]);
+        assert!(published.share_of_base("unknown").is_none());
     }
 }
