@@ -1,12 +1,14 @@
 //! What this machine has and what each pipeline lacks: the first thing to run where something does not work.
 
+mod needs;
+
 use std::fmt::Write;
 use std::path::Path;
 
 use crate::config::{self, Pipeline};
 use crate::models::teacher::{FolderConfig, TeacherConfig};
 use crate::run::machine::{self, readable_bytes};
-use crate::run::{files, manifest};
+use crate::run::{files, hub, manifest};
 
 /// The report, as text for people.
 pub fn report(root: &Path) -> String {
@@ -40,19 +42,22 @@ pub fn report(root: &Path) -> String {
 }
 
 /// The parts of a published model with their sizes, and what is missing. They are too large to be hashed here.
-fn model_lines(model: &FolderConfig, pipeline: &Path) -> Vec<String> {
-    let found = match model.open(pipeline) {
+fn model_lines(model: &FolderConfig, pipeline: &Pipeline) -> Vec<String> {
+    let found = match model.open(&pipeline.context.pipeline) {
         Ok(found) => found,
+        // That it is not in the cache was said.
+        Err(_) if hub::hint(&model.folder).is_some() => return Vec::new(),
         Err(error) => return vec![format!("model: {error}"), format!("  {}", error.hint().unwrap_or_default())],
     };
     let mut lines = vec![format!("model {}: {}", found.path.display(), found.family.class())];
     let inventory = found.inventory();
     let all: u64 = inventory.iter().filter_map(|(_, size)| size.as_ref().ok()).sum();
-    lines.push(format!("  in all {}; about as much memory, since layers stay in the precision of their files", readable_bytes(all)));
+    lines.push(format!("  in all {}; {}", readable_bytes(all), needs::licence(&found.path)));
     lines.extend(inventory.into_iter().map(|(part, size)| match size {
         Ok(size) => format!("  {part}: {}", readable_bytes(size)),
         Err(error) => format!("  {part}: missing ({error})"),
     }));
+    lines.extend(needs::sizes(pipeline, all));
     lines
 }
 
@@ -70,8 +75,9 @@ fn pipeline_lines(root: &Path, name: &str) -> Vec<String> {
             _ => format!("{shown}: missing"),
         });
     }
+    lines.extend(needs::models(&pipeline));
     if let TeacherConfig::Folder(model) = &pipeline.experiment.teacher {
-        lines.extend(model_lines(model, &pipeline.context.pipeline));
+        lines.extend(model_lines(model, &pipeline));
     }
     match pipeline.all().and_then(|steps| pipeline.plan(&steps)) {
         Ok(plan) => lines.extend(plan),

@@ -109,7 +109,7 @@ fn doctor_lists_the_parts_of_a_model_with_their_sizes_and_what_is_missing() {
     let report = place.command(&["doctor"]).output().unwrap();
     let text = String::from_utf8(report.stdout).unwrap();
     assert!(text.contains("StableDiffusion3Pipeline") && !text.contains("missing ("), "{text}");
-    for part in ["text_encoder: ", "text_encoder_3: ", "transformer: ", "vae: ", "tokenizer_2: ", "scheduler: "] {
+    for part in ["memory: ", "disk: ", "text_encoder: ", "text_encoder_3: ", "transformer: ", "vae: ", "tokenizer_2: ", "scheduler: "] {
         assert!(text.lines().any(|line| line.trim_start().starts_with(part) && line.contains('B')), "{part} in {text}");
     }
     place.write("pipelines/small.toml", b"seed = 1\n[data]\n[teacher]\nfolder = \"half\"\n");

@@ -217,11 +217,22 @@ impl Config {
         Ok(pool)
     }
 
+    /// Sizes of a student that projects to `text_width`.
+    fn student(&self, text_width: usize) -> Result<StudentConfig> {
+        let projection_hidden = self.projection_hidden.unwrap_or(text_width);
+        Ok(StudentConfig { encoder: T5Config::preset(&self.preset)?, projection_hidden, text_width, dropout: self.dropout })
+    }
+
+    /// Scalar weights of a student that projects to `text_width`, without making it.
+    pub fn parameters(&self, text_width: usize) -> Result<u64> {
+        let weights = Weights::recording(DType::F32, &Device::Cpu);
+        Student::new(&self.student(text_width)?, &weights)?;
+        Ok(weights.recorded().values().map(|shape| shape.iter().product::<usize>() as u64).sum())
+    }
+
     /// The student before its first update, projecting to `text_width`.
     pub fn initial_student(&self, text_width: usize, context: &RunContext) -> Result<Student> {
-        let projection_hidden = self.projection_hidden.unwrap_or(text_width);
-        let encoder = T5Config::preset(&self.preset)?;
-        let config = StudentConfig { encoder, projection_hidden, text_width, dropout: self.dropout };
+        let config = self.student(text_width)?;
         let load = |path: PathBuf| Weights::load(&path, DType::F32, &Device::Cpu);
         let random = Weights::initial(self.seed(context), DType::F32, &Device::Cpu);
         match &self.init {
@@ -243,7 +254,7 @@ impl Config {
             Initialisation::Student(name) => {
                 let folder = context.student(name);
                 let card = StudentCard::read(&folder)?;
-                if (card.preset.as_str(), card.projection_hidden) != (self.preset.as_str(), projection_hidden) {
+                if (card.preset.as_str(), card.projection_hidden) != (self.preset.as_str(), config.projection_hidden) {
                     return Err(Error::config(
                         format!("student `{}` ({}) cannot start from `{name}` ({})", self.name, self.preset, card.preset),
                         "both stages need the same preset and projection_hidden",

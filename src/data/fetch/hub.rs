@@ -17,6 +17,9 @@ const ENDPOINT: &str = "https://huggingface.co";
 /// Index of a pipeline of several networks.
 const INDEX: &str = "model_index.json";
 
+/// The model's card, which names its licence.
+const CARD: &str = "README.md";
+
 /// What the hub says of a model.
 #[derive(Debug, Deserialize)]
 struct Listing {
@@ -126,11 +129,11 @@ fn wanted(siblings: &[Sibling]) -> Vec<Sibling> {
         let full = name.replace(".fp16", "").replace(".bf16", "");
         let in_place = match is_pipeline {
             // Beside the index lie the same networks in the layout of others.
-            true => !folder.is_empty() && !folder.contains('/') || name == INDEX,
+            true => !folder.is_empty() && !folder.contains('/') || name == INDEX || name == CARD,
             false => folder.is_empty(),
         };
         in_place
-            && (["json", "txt", "model"].contains(&ending) || is_weight)
+            && (["json", "txt", "model"].contains(&ending) || is_weight || name == CARD)
             && (full == name || !names.contains(full.as_str()))
             && (ending != "bin" && ending != "pth" || !has_safetensors(folder))
     };
@@ -214,6 +217,7 @@ mod tests {
         BTreeMap::from([
             (LIST.into(), list),
             ("/a/b/resolve/c0ffee/model_index.json".into(), "{}".into()),
+            ("/a/b/resolve/c0ffee/README.md".into(), "# ".into()),
             ("/a/b/resolve/c0ffee/vae/model.safetensors".into(), weights.into()),
         ])
     }
@@ -224,7 +228,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let mut told = Vec::new();
         let snapshot = fetch(&model(), &address, cache.path(), &Client::new(), |name| told.push(name.to_owned())).unwrap();
-        assert_eq!(told, ["model_index.json", "vae/model.safetensors"]);
+        assert_eq!(told, ["model_index.json", "README.md", "vae/model.safetensors"]);
         assert_eq!(snapshot, cache.path().join("models--a--b/snapshots/c0ffee"));
         assert_eq!(fs::read_to_string(snapshot.join("vae/model.safetensors")).unwrap(), "weights");
         assert_eq!(fs::read_to_string(cache.path().join("models--a--b/refs/main")).unwrap(), "c0ffee");
@@ -232,7 +236,7 @@ mod tests {
         let blob = cache.path().join("models--a--b/blobs").join(files::sha256_bytes(b"weights"));
         assert_eq!(snapshot.join("vae/model.safetensors").canonicalize().unwrap(), blob.canonicalize().unwrap());
         fetch(&model(), &address, cache.path(), &Client::new(), |name| panic!("{name} is fetched again")).unwrap();
-        assert_eq!(asked.lock().unwrap().iter().filter(|path| !path.starts_with("/api")).count(), 2);
+        assert_eq!(asked.lock().unwrap().iter().filter(|path| !path.starts_with("/api")).count(), 3);
     }
 
     #[test]
