@@ -8,6 +8,9 @@ use scaledown::cli::{self, Cli};
 use scaledown::error::Error;
 use scaledown::run::{alloc, interrupt};
 
+#[global_allocator]
+static ALLOCATOR: alloc::Counting = alloc::Counting;
+
 fn main() -> ExitCode {
     alloc::one_candle_thread();
     alloc::keep_freed_memory();

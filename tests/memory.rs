@@ -2,9 +2,7 @@
 
 mod gguf_file;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::quantized::GgmlDType;
 use scaledown::nn::param::Parameters;
@@ -14,29 +12,10 @@ use scaledown::models::checkpointing::Checkpointing;
 use scaledown::models::flux::{Flux, FluxConfig};
 use scaledown::models::weights::Weights;
 use scaledown::models::{Denoiser, DenoiserInput};
-
-/// Counts the bytes in use and their maximum.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-#[expect(unsafe_code, reason = "an allocator is an unsafe trait")]
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use scaledown::run::alloc;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: alloc::Counting = alloc::Counting;
 
 /// The counter is the process's: one test at a time.
 static COUNTED: Mutex<()> = Mutex::new(());
@@ -45,14 +24,13 @@ const BATCH: usize = 8;
 const IMAGE_TOKENS: usize = 64;
 const TEXT_TOKENS: usize = 32;
 
-/// Bytes above `base` that `f` leaves in use through its result, and its peak.
-fn measure<R>(f: impl FnOnce() -> R) -> (usize, usize) {
-    let base = IN_USE.load(Ordering::Relaxed);
-    PEAK.store(base, Ordering::Relaxed);
-    let result = f();
-    let left = IN_USE.load(Ordering::Relaxed);
+/// Bytes more than before that `work` leaves in use through its result, and its peak.
+fn measure<R>(work: impl FnOnce() -> R) -> (usize, usize) {
+    let base = alloc::in_use();
+    let (result, peak) = alloc::peak_of(work);
+    let left = alloc::in_use();
     drop(result);
-    (left - base, PEAK.load(Ordering::Relaxed) - base)
+    (left - base, peak.unwrap() as usize)
 }
 
 #[test]

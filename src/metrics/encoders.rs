@@ -19,9 +19,10 @@ use crate::models::weights::read_safetensors;
 use crate::nn::param::Parameters;
 use crate::run::context::RunContext;
 use crate::run::evaluation::{ScalingRow, Skipped, TsneRow};
-use crate::run::interrupt;
 use crate::run::progress::Progress;
-use crate::run::results::{SampleRow, SummaryRow};
+use crate::run::results::{COSTS, Costs, SampleRow, SummaryRow};
+use crate::run::{files, interrupt};
+use crate::stats;
 use crate::stats::scores::{ALL, ScoreTable};
 
 /// File of the mean-pooled text embeddings, beside the sample table; its one tensor is `text` `[n, D]`.
@@ -137,9 +138,42 @@ impl Gathered<'_> {
             } else {
                 self.skip("efficiency", Some(&set.encoder), "it has no student card, so its network is not known");
             }
+            self.costs(set)?;
             progress.set(i as u64 + 1, &set.encoder);
         }
         progress.finish("");
+        Ok(())
+    }
+
+    /// Time and memory of a whole image, as `generate` measured them.
+    fn costs(&mut self, set: &ImageSet) -> Result<()> {
+        let path = set.folder.join(COSTS);
+        if !path.exists() {
+            self.skip("pipeline_s", Some(&set.encoder), "`generate` timed no images ([generate] timed_images)");
+            return Ok(());
+        }
+        let bytes = files::read_bytes(&path, "the costs of an image", "run `scaledown generate` again")?;
+        let costs: Costs = serde_json::from_slice(&bytes).map_err(|error| Error::format("costs of an image", &path, error))?;
+        let Costs { steps, resolution, threads, .. } = costs;
+        let offloaded = Some(&costs.offloaded);
+        for (cost, [time, memory], kept) in [
+            (costs.in_memory.as_ref(), ["pipeline_s", "pipeline_bytes"], "all networks in memory"),
+            (offloaded, ["pipeline_offload_s", "pipeline_offload_bytes"], "one network in memory at a time, read anew for each image"),
+        ] {
+            let Some(cost) = cost else { continue };
+            let mut seconds = cost.seconds.clone();
+            seconds.sort_by(f64::total_cmp);
+            let made = format!("one image of {resolution} px in {steps} steps, CPU with {threads} threads, {kept}");
+            let n = seconds.len() as u64;
+            let protocol = format!("median of {n} images with its quartiles (not a confidence interval), {made}");
+            let values = [0.5, 0.25, 0.75].map(|p| stats::quantile(&seconds, p));
+            self.summary.push(row(&set.encoder, time, values, n, ("s", "lower"), &protocol));
+            if let Some(peak) = cost.peak_bytes {
+                let peak = peak as f64;
+                let protocol = format!("most bytes in use at a time, counted by the allocator, {made}");
+                self.summary.push(row(&set.encoder, memory, [peak, peak, peak], 1, ("bytes", "lower"), &protocol));
+            }
+        }
         Ok(())
     }
 

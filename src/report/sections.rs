@@ -272,6 +272,7 @@ pub fn ceilings(data: &Data, notes: &mut Notes) -> String {
 pub fn efficiency(data: &Data, notes: &mut Notes) -> String {
     let metrics: Vec<&str> = ["parameters_encoder", "parameters", "bytes_f32", "bytes_bf16", "encode_ms"]
         .into_iter()
+        .chain(["pipeline_s", "pipeline_offload_s", "pipeline_bytes", "pipeline_offload_bytes"])
         .filter(|metric| data.metrics().contains(metric))
         .collect();
     if metrics.is_empty() {

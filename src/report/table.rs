@@ -167,9 +167,9 @@ pub fn format_value(metric: &str, value: f64) -> String {
     let metric = metric.strip_prefix("retention_").map_or(metric, |_| "retention");
     match metric {
         "parameters" | "parameters_encoder" => format_count(value),
-        "bytes_f32" | "bytes_bf16" => format!("{:.2} MB", value / 1e6),
+        "bytes_f32" | "bytes_bf16" | "pipeline_bytes" | "pipeline_offload_bytes" => format!("{:.2} MB", value / 1e6),
         "frechet" | "mean_cosine" => format!("{value:.3}"),
-        "clip_score" | "encode_ms" => format!("{value:.2}"),
+        "clip_score" | "encode_ms" | "pipeline_s" | "pipeline_offload_s" => format!("{value:.2}"),
         _ => format!("{value:.1}"),
     }
 }

@@ -1,7 +1,34 @@
 //! The tables by which `generate`, `evaluate` and `report` talk.
 
+use serde::{Deserialize, Serialize};
+
 /// Name of the table of [`TokenRow`]s beside the images.
 pub const TOKENS: &str = "tokens.parquet";
+
+/// Name of the file with [`Costs`] beside the images.
+pub const COSTS: &str = "costs.json";
+
+/// What one image costs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Costs {
+    /// With all networks in memory; absent where they are not kept there.
+    pub in_memory: Option<Cost>,
+    /// With one network at a time, read from its files for every image.
+    pub offloaded: Cost,
+    pub steps: u64,
+    /// Pixels along each side of the image.
+    pub resolution: u64,
+    pub threads: u64,
+}
+
+/// Time and memory of one image after the other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Of each timed image, from prompt to pixels.
+    pub seconds: Vec<f64>,
+    /// Most bytes in use at a time, networks included; absent where nobody counts.
+    pub peak_bytes: Option<u64>,
+}
 
 crate::table! {
     /// One generated image.

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::models::card::{REAL, STUDENT_CARD, STUDENT_WEIGHTS, TEACHER};
 use crate::run::files;
 use crate::run::manifest::{Freshness, Input};
-use crate::run::results::TOKENS;
+use crate::run::results::{COSTS, TOKENS};
 
 impl Pipeline {
     /// The images of one encoder: `teacher`, `real` or a student.
@@ -39,8 +39,9 @@ impl Pipeline {
         let mut outputs = vec![folder.join("samples.parquet"), folder.join("images")];
         if encoder != REAL {
             outputs.extend(["embeddings.safetensors", TOKENS].map(|file| folder.join(file)));
+            outputs.extend((config.timed_images > 0).then(|| folder.join(COSTS)));
         }
-        let settings = json!({"generate": config, "teacher": experiment.teacher.essence()});
+        let settings = json!({"generate": config.essence(), "teacher": experiment.teacher.essence()});
         let stage = self.stage(&format!("generate {encoder}"), folder, &settings, inputs, outputs)?;
         let body = move || {
             if encoder == TEACHER && self.take_teacher_images()? {
@@ -54,7 +55,7 @@ impl Pipeline {
     /// Takes the teacher's images over from the pipeline that this one extends, where that has made the same ones.
     fn take_teacher_images(&self) -> Result<bool> {
         let Some(other) = self.extended.as_ref().filter(|_| !self.context.force) else { return Ok(false) };
-        let recipe = |experiment: &Experiment| (experiment.seed, experiment.generate.clone(), experiment.teacher.essence());
+        let recipe = |experiment: &Experiment| (experiment.seed, experiment.generate.essence(), experiment.teacher.essence());
         if recipe(&self.experiment) != recipe(&other.experiment) {
             return Ok(false);
         }

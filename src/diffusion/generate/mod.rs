@@ -4,7 +4,9 @@
 //! of any other prompts.
 
 pub mod control;
+mod costs;
 pub mod free;
+mod held;
 pub mod painter;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +23,7 @@ use crate::mini;
 use crate::models::card::{REAL, STUDENT_WEIGHTS, TEACHER};
 use crate::models::teacher::TeacherConfig;
 use crate::run::context::RunContext;
-use crate::run::results::{SampleRow, TOKENS};
+use crate::run::results::{COSTS, SampleRow, TOKENS};
 use crate::run::{files, interrupt, rng};
 
 /// What is sampled, and how.
@@ -43,6 +45,10 @@ pub struct Config {
     /// A ControlNet and the image that every prompt is painted under; of Flux only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control: Option<ControlConfig>,
+    /// Keeps one network in memory at a time and reads it anew for every batch: slower, in as much memory as the largest takes.
+    pub offload: bool,
+    /// Images that are painted one by one to time them, and once more with `offload`; 0 measures nothing.
+    pub timed_images: usize,
     /// Images sampled at a time; also the unit of work that an interruption loses.
     pub batch: usize,
 }
@@ -63,6 +69,9 @@ impl Default for Config {
             // Flux-dev's schedule.
             shift: Shift::Resolution,
             control: None,
+            offload: false,
+            // The fewest that have quartiles beside a median.
+            timed_images: 5,
             // Fills two CPU cores at 64 px; larger batches gain nothing there.
             batch: 16,
         }
@@ -106,6 +115,11 @@ pub fn run(config: &Config, teacher: &TeacherConfig, encoder: &str, context: &Ru
         }
         painter.write_tokens(&prompts, &folder.join(TOKENS))?;
         painter.paint_all(&rows, config.batch, context.seed, &folder)?;
+        drop(painter);
+        let (costs, prompt) = (folder.join(COSTS), prompts.first());
+        if let Some(prompt) = prompt.filter(|_| config.timed_images > 0 && !costs.exists()) {
+            costs::write(config, teacher, &Encoder::named(encoder, context), prompt, context, &costs)?;
+        }
         Some(path)
     };
     SampleRow::write(&samples, &rows)?;
@@ -116,6 +130,7 @@ impl Config {
     fn validate(&self) -> Result<()> {
         let problem = match self {
             Self { batch: 0, .. } => "batch is 0",
+            Self { timed_images: 1..=3, .. } => "timed_images is 1 to 3, which gives no quartiles",
             Self { images_per_prompt: 0, .. } => "images_per_prompt is 0",
             Self { images_per_prompt_of, .. } if images_per_prompt_of.values().any(|&n| n == 0) => "images_per_prompt_of holds a 0",
             Self { prompts_per_category: Some(0), .. } => "prompts_per_category is 0",
@@ -128,6 +143,11 @@ impl Config {
 }
 
 impl Config {
+    /// The configuration as far as images depend on it.
+    pub fn essence(&self) -> Self {
+        Self { offload: false, ..self.clone() }
+    }
+
     /// Images of each prompt of a set.
     fn images_of(&self, dataset: &str) -> u64 {
         self.images_per_prompt_of.get(dataset).copied().unwrap_or(self.images_per_prompt)
@@ -202,7 +222,7 @@ fn recipe(config: &Config, teacher: &TeacherConfig, encoder: &str, context: &Run
     let control = control.map(|file| files::sha256_file(&file)).collect::<Result<Vec<_>>>()?;
     let prompts: Vec<_> = prompts.iter().map(|p| (&p.dataset, &p.category, &p.prompt, &p.scene)).collect();
     let resolution = teacher.geometry(&context.pipeline)?.resolution;
-    serde_json::to_string(&(config, networks, control, resolution, encoder, student, context.seed, prompts))
+    serde_json::to_string(&(config.essence(), networks, control, resolution, encoder, student, context.seed, prompts))
         .map_err(|error| Error::Invalid(format!("cannot write the recipe of the images as JSON: {error}")))
 }
 
@@ -222,7 +242,7 @@ fn keep_only_images_of(recipe: &str, folder: &Path, force: bool) -> Result<()> {
     let digest = files::sha256_bytes(recipe.as_bytes());
     let same = std::fs::read_to_string(&stamp).is_ok_and(|earlier| earlier == digest);
     if !same || force {
-        for name in ["samples.parquet", "embeddings.safetensors", TOKENS, "recipe.sha256"] {
+        for name in ["samples.parquet", "embeddings.safetensors", TOKENS, COSTS, "recipe.sha256"] {
             let path = folder.join(name);
             if path.exists() {
                 std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;

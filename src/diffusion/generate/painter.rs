@@ -1,12 +1,14 @@
-//! Everything needed to turn prompts into images, loaded once for an encoder.
+//! Everything needed to turn prompts into images, for one text encoder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
 use super::Config;
+use super::held::{Held, Keep};
 use crate::data::schema::PromptRow;
 use crate::diffusion::latents::{self, LatentShape, Use};
 use crate::diffusion::sampler::{self, Conditions};
@@ -58,34 +60,19 @@ impl Encoder {
     }
 }
 
-/// Everything needed to turn prompts into images.
-pub struct Painter {
+/// What reads prompts.
+struct Reader {
     prompts: PromptReader,
     encoder: Box<dyn TextEncoder>,
-    denoiser: Box<dyn Denoiser>,
-    control: Option<(ControlNet, Control)>,
-    autoencoder: Autoencoder,
     /// The empty prompt under this encoder, where guidance needs it.
     negative: Option<Negative>,
-    pub shape: LatentShape,
-    scheduler: Scheduler,
-    steps: usize,
-    label: String,
 }
 
-impl Painter {
-    /// Loads all networks; `encoder` reads the prompts, and the empty one where the teacher is guided by it.
-    pub fn load(config: &Config, teacher: &TeacherConfig, encoder: &Encoder, context: &RunContext) -> Result<Self> {
-        let (folder, seed) = (&context.pipeline, context.seed);
-        let geometry = teacher.geometry(folder)?;
-        let shape = LatentShape::square(geometry.resolution, geometry.downsampling, geometry.channels)?;
-        let scheduler = Scheduler::of(teacher, folder, config.shift)?;
-        // Fails before anything large is read.
-        scheduler.start(config.steps, shape.n_patches())?;
-        let label = format!("generate {}", encoder.label());
+impl Reader {
+    fn load(teacher: &TeacherConfig, encoder: &Encoder, context: &RunContext) -> Result<Self> {
         let encoder = encoder.load(teacher, context)?;
-        let prompts = teacher.load_prompts(folder, seed)?;
-        let negative = match teacher.family(folder)?.is_guided_by_the_empty_prompt() {
+        let prompts = teacher.load_prompts(&context.pipeline, context.seed)?;
+        let negative = match teacher.family(&context.pipeline)?.is_guided_by_the_empty_prompt() {
             true => {
                 let (ids, shared) = prompts.read(&[""])?;
                 let text = encoder.encode(&ids)?;
@@ -93,20 +80,54 @@ impl Painter {
             }
             false => None,
         };
-        let autoencoder = teacher.load_autoencoder(folder, seed)?;
-        let control = config.control.as_ref().map(|control| control.load(teacher, &autoencoder, shape, context)).transpose()?;
-        Ok(Self {
-            prompts,
-            encoder,
-            denoiser: teacher.load_denoiser(folder, seed)?,
-            control,
-            autoencoder,
-            negative,
-            shape,
-            scheduler,
-            steps: config.steps,
-            label,
-        })
+        Ok(Self { prompts, encoder, negative })
+    }
+}
+
+/// What denoises.
+struct Denoising {
+    denoiser: Box<dyn Denoiser>,
+    control: Option<(ControlNet, Control)>,
+}
+
+/// Everything needed to turn prompts into images.
+pub struct Painter {
+    reader: Held<Reader>,
+    denoising: Held<Denoising>,
+    autoencoder: Held<Autoencoder>,
+    pub shape: LatentShape,
+    scheduler: Scheduler,
+    steps: usize,
+    label: String,
+}
+
+impl Painter {
+    /// Loads all networks, unless they are to stay in their files; `encoder` reads the prompts, and the empty one where the teacher is
+    /// guided by it.
+    pub fn load(config: &Config, teacher: &TeacherConfig, encoder: &Encoder, context: &RunContext) -> Result<Self> {
+        let folder = &context.pipeline;
+        let geometry = teacher.geometry(folder)?;
+        let shape = LatentShape::square(geometry.resolution, geometry.downsampling, geometry.channels)?;
+        let scheduler = Scheduler::of(teacher, folder, config.shift)?;
+        // Fails before anything large is read.
+        scheduler.start(config.steps, shape.n_patches())?;
+        let label = format!("generate {}", encoder.label());
+        let keep = if config.offload { Keep::InFiles } else { Keep::InMemory };
+        let parts = Rc::new((teacher.clone(), context.clone()));
+        let (of_reader, encoder) = (parts.clone(), encoder.clone());
+        let reader = Held::new(keep, move || Reader::load(&of_reader.0, &encoder, &of_reader.1))?;
+        let of_autoencoder = parts.clone();
+        let load_autoencoder = move || of_autoencoder.0.load_autoencoder(&of_autoencoder.1.pipeline, of_autoencoder.1.seed);
+        let autoencoder = Held::new(keep, load_autoencoder.clone())?;
+        let control = config.control.clone();
+        let load_denoising = move || {
+            let (teacher, context) = &*parts;
+            // Before the denoiser, so that the two are not in memory at once.
+            let control = control.as_ref().map(|control| control.load(teacher, &load_autoencoder()?, shape, context)).transpose()?;
+            Ok(Denoising { denoiser: teacher.load_denoiser(&context.pipeline, context.seed)?, control })
+        };
+        let denoising = Held::new(keep, load_denoising)?;
+        Ok(Self { reader, denoising, autoencoder, shape, scheduler, steps: config.steps, label })
     }
 
     /// The images of `texts` with `guidance` `[B]` from packed `noise` `[B, N, 4C]`; `after` sees the images after every step, as their
@@ -118,35 +139,40 @@ impl Painter {
         noise: &Tensor,
         mut after: Option<&mut dyn FnMut(Vec<RgbImage>) -> Result<()>>,
     ) -> Result<Vec<RgbImage>> {
-        let (ids, shared) = self.prompts.read(texts)?;
-        let text = shared.full_text(&self.encoder.encode(&ids)?)?;
+        let (text, shared, negative) = self.reader.with(|Reader { prompts, encoder, negative }| {
+            let (ids, shared) = prompts.read(texts)?;
+            Ok((shared.full_text(&encoder.encode(&ids)?)?, shared, negative.clone()))
+        })?;
         let conditions = Conditions { pooled: shared.pooled, guidance: Tensor::new(guidance, &Device::Cpu)?, text_mask: shared.text_mask };
         let steps = self.scheduler.start(self.steps, self.shape.n_patches())?;
-        let guided = self.negative.clone().map(|negative| Guided { denoiser: self.denoiser.as_ref(), negative });
-        let denoiser = guided.as_ref().map_or(self.denoiser.as_ref(), |guided| guided as &dyn Denoiser);
-        let controlled = self.control.as_ref().map(|(net, control)| Controlled { denoiser, net, control });
-        let denoiser = controlled.as_ref().map_or(denoiser, |controlled| controlled as &dyn Denoiser);
         let mut seen = |latents: &Tensor| match &mut after {
             Some(after) => after(self.decode(latents)?),
             None => Ok(()),
         };
-        let packed = sampler::follow(denoiser, noise, &text, &conditions, steps, &mut seen)?;
+        let packed = self.denoising.with(|Denoising { denoiser, control }| {
+            let guided = negative.map(|negative| Guided { denoiser: denoiser.as_ref(), negative });
+            let denoiser = guided.as_ref().map_or(denoiser.as_ref(), |guided| guided as &dyn Denoiser);
+            let controlled = control.as_ref().map(|(net, control)| Controlled { denoiser, net, control });
+            let denoiser = controlled.as_ref().map_or(denoiser, |controlled| controlled as &dyn Denoiser);
+            sampler::follow(denoiser, noise, &text, &conditions, steps, &mut seen)
+        })?;
         self.decode(&packed)
     }
 
     fn decode(&self, packed: &Tensor) -> Result<Vec<RgbImage>> {
-        let images = self.autoencoder.decode(&latents::unpack(packed, self.shape)?)?;
+        let latents = latents::unpack(packed, self.shape)?;
+        let images = self.autoencoder.with(|autoencoder| autoencoder.decode(&latents))?;
         (0..images.dim(0)?).map(|i| to_rgb(&images.get(i)?)).collect()
     }
 
     /// Writes `text` `[n, D]`, the mean over all L tokens of each prompt, and `prompt_id` `[n]` (the id's bits as i64).
     pub(super) fn write_embeddings(&self, prompts: &[PromptRow], batch: usize, path: &Path) -> Result<()> {
-        let mut means = Vec::new();
-        for chunk in prompts.chunks(batch) {
+        let mean = |reader: &Reader, chunk: &[PromptRow]| -> Result<Tensor> {
             interrupt::check()?;
             let texts: Vec<&str> = chunk.iter().map(|row| row.prompt.as_str()).collect();
-            means.push(self.encoder.encode(&self.prompts.read(&texts)?.0)?.mean(1)?);
-        }
+            Ok(reader.encoder.encode(&reader.prompts.read(&texts)?.0)?.mean(1)?)
+        };
+        let means = self.reader.with(|reader| prompts.chunks(batch).map(|chunk| mean(reader, chunk)).collect::<Result<Vec<_>>>())?;
         let text = Tensor::cat(&means, 0)?;
         check_finite(&text, "text", || self.label.clone())?;
         let ids: Vec<i64> = prompts.iter().map(|row| row.prompt_id.cast_signed()).collect();
@@ -160,14 +186,14 @@ impl Painter {
 
     /// Writes what the encoder is given of each prompt; what does not fit is cut from the end.
     pub(super) fn write_tokens(&self, prompts: &[PromptRow], path: &Path) -> Result<()> {
-        let mut rows = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            let (pieces, length) = self.prompts.pieces(&prompt.prompt)?;
+        let row = |reader: &Reader, prompt: &PromptRow| -> Result<TokenRow> {
+            let (pieces, length) = reader.prompts.pieces(&prompt.prompt)?;
             // A cut text keeps its end piece, which then stands where another piece was.
             let kept = pieces.len().min(length) as u64;
             let pieces = serde_json::to_string(&pieces).map_err(|error| Error::Invalid(format!("pieces as JSON: {error}")))?;
-            rows.push(TokenRow { prompt_id: prompt.prompt_id, pieces, kept, length: length as u64 });
-        }
+            Ok(TokenRow { prompt_id: prompt.prompt_id, pieces, kept, length: length as u64 })
+        };
+        let rows = self.reader.with(|reader| prompts.iter().map(|prompt| row(reader, prompt)).collect::<Result<Vec<_>>>())?;
         TokenRow::write(path, &rows)
     }
 
