@@ -207,7 +207,8 @@ fn imports_point_to_lower_levels_or_the_own_tree() {
 
 #[test]
 fn unsafe_code_stands_in_the_listed_files_only() {
-    let allowed = |file: &Path| file == Path::new("src/run/alloc.rs") || file.parent() == Some(Path::new("src/nn/cpu"));
+    let listed = ["src/run/alloc.rs", "src/models/mapped.rs"];
+    let allowed = |file: &Path| listed.iter().any(|listed| file == Path::new(listed)) || file.parent() == Some(Path::new("src/nn/cpu"));
     let mut broken = Vec::new();
     for (file, text) in sources() {
         for (i, line) in code_of(&text).lines().enumerate() {

@@ -10,9 +10,12 @@ use scaledown::nn::param::Parameters;
 use candle_core::{DType, Device, Tensor};
 use scaledown::models::checkpointing::Checkpointing;
 use scaledown::models::flux::{Flux, FluxConfig};
-use scaledown::models::weights::Weights;
+use scaledown::models::layout;
+use scaledown::models::mapped::Reading;
+use scaledown::models::published::Stored;
+use scaledown::models::weights::{Weights, write_safetensors};
 use scaledown::models::{Denoiser, DenoiserInput};
-use scaledown::run::alloc;
+use scaledown::run::{alloc, rng};
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;
@@ -91,4 +94,59 @@ fn a_quantised_network_takes_the_memory_of_its_file() {
         let expected = full.named().iter().map(bits).sum::<f64>() / 8.0;
         assert!(file < 1.01 * expected, "the file has {file} bytes, {expected} are its numbers, {kind:?}");
     }
+}
+
+/// Under diffusers' names, whose three projections are joined: their rows stay in the file all the same.
+#[test]
+fn a_mapped_network_takes_next_to_no_memory_and_predicts_the_same() {
+    let _alone = COUNTED.lock().unwrap();
+    let config = gguf_file::flux_config();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut tensors = gguf_file::network(&config).named();
+    let joined: Vec<String> = tensors.keys().filter(|name| name.contains("_attn.qkv.weight")).cloned().collect();
+    assert!(!joined.is_empty());
+    for name in joined {
+        let weight = tensors.remove(&name).unwrap();
+        let layers = if name.contains("img") { ["to_q", "to_k", "to_v"] } else { ["add_q_proj", "add_k_proj", "add_v_proj"] };
+        let block = name.split('.').nth(1).unwrap();
+        for (i, layer) in layers.iter().enumerate() {
+            let rows = weight.narrow(0, i * config.hidden_size, config.hidden_size).unwrap().contiguous().unwrap();
+            tensors.insert(format!("transformer_blocks.{block}.attn.{layer}.weight"), rows);
+        }
+    }
+    for dtype in [DType::BF16, DType::F32] {
+        write_safetensors(&path, &tensors, dtype).unwrap();
+        let file = path.metadata().unwrap().len() as usize;
+        let load = |reading| {
+            let weights = Stored::One(path.clone()).load(layout::flux, reading).unwrap();
+            let flux = Flux::new(&config, &weights).unwrap();
+            weights.finish().unwrap();
+            flux
+        };
+        let (kept, peak) = measure(|| load(Reading::Mapped));
+        assert!(kept < file / 10 && peak < file / 5, "kept {kept}, peak {peak}, file {file}, {dtype:?}");
+        let (input, text, target) = step(&config);
+        let of = |flux: &Flux| {
+            let (loss, gradient) = flux.loss_and_text_gradient(&input, &text, &target).unwrap();
+            (loss.to_bits(), gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        };
+        assert_eq!(of(&load(Reading::Mapped)), of(&load(Reading::Whole)), "{dtype:?}");
+    }
+}
+
+/// Inputs of one distillation step.
+fn step(config: &FluxConfig) -> (DenoiserInput, Tensor, Tensor) {
+    let normal = |shape: &[usize]| {
+        let key = rng::Key { seed: 3, purpose: "test", item: shape.len() as u64, draw: shape[1] as u64 };
+        Tensor::from_vec(rng::normal(&mut rng::stream(key), shape.iter().product()), shape, &Device::Cpu).unwrap()
+    };
+    let input = DenoiserInput {
+        latents: normal(&[2, 16, config.in_channels]),
+        time: Tensor::new(&[0.3f32, 0.8], &Device::Cpu).unwrap(),
+        guidance: Tensor::new(&[3.5f32, 2.0], &Device::Cpu).unwrap(),
+        pooled: normal(&[2, config.vec_in_dim]),
+        text_mask: None,
+    };
+    (input, normal(&[2, 6, config.context_in_dim]), normal(&[2, 16, config.in_channels]))
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use scaledown::error::Error;
+use scaledown::models::mapped::Reading;
 use scaledown::models::weights::{Bias, Weights, read, read_safetensors};
 
 fn fixture(name: &str) -> std::path::PathBuf {
@@ -17,7 +18,7 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
 /// Parameters, views with strides, shared storages and every type that safetensors has, too.
 #[test]
 fn every_tensor_of_a_state_dict_is_that_of_the_safetensors_file() {
-    let found = read(&fixture("pickle.pth"), &Device::Cpu).unwrap().tensors;
+    let found = read(&fixture("pickle.pth"), &Device::Cpu, Reading::Whole).unwrap().tensors;
     let expected = read_safetensors(&fixture("pickle.safetensors"), &Device::Cpu).unwrap();
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     for (name, expected) in &expected {
@@ -31,7 +32,7 @@ fn every_tensor_of_a_state_dict_is_that_of_the_safetensors_file() {
 #[test]
 fn a_state_dict_beside_other_things_is_found_and_loads_as_a_layer() {
     let weights = Weights::load(&fixture("pickle_nested.pth"), DType::F32, &Device::Cpu).unwrap();
-    let tensors = read(&fixture("pickle_nested.pth"), &Device::Cpu).unwrap().tensors;
+    let tensors = read(&fixture("pickle_nested.pth"), &Device::Cpu, Reading::Whole).unwrap().tensors;
     assert_eq!(tensors.keys().collect::<Vec<_>>(), ["bias", "weight"]);
     assert_eq!(weights.tensor("weight", &[3, 2], scaledown::models::weights::Init::Zeros).unwrap().dims(), [3, 2]);
     assert!(matches!(weights.finish(), Err(Error::WeightName { .. })));
@@ -41,7 +42,7 @@ fn a_state_dict_beside_other_things_is_found_and_loads_as_a_layer() {
 #[test]
 fn a_pickle_with_code_names_the_class_and_old_and_broken_files_say_so() {
     let refused = |path: &Path, words: &[&str]| {
-        let error = read(path, &Device::Cpu).unwrap_err().to_string();
+        let error = read(path, &Device::Cpu, Reading::Whole).unwrap_err().to_string();
         for word in words {
             assert!(error.contains(word), "`{word}` is missing in: {error}");
         }

@@ -154,7 +154,7 @@ impl Gathered<'_> {
         }
         let bytes = files::read_bytes(&path, "the costs of an image", "run `scaledown generate` again")?;
         let costs: Costs = serde_json::from_slice(&bytes).map_err(|error| Error::format("costs of an image", &path, error))?;
-        let Costs { steps, resolution, threads, .. } = costs;
+        let Costs { steps, resolution, threads, mapped, .. } = costs;
         let offloaded = Some(&costs.offloaded);
         for (cost, [time, memory], kept) in [
             (costs.in_memory.as_ref(), ["pipeline_s", "pipeline_bytes"], "all networks in memory"),
@@ -170,7 +170,8 @@ impl Gathered<'_> {
             self.summary.push(row(&set.encoder, time, values, n, ("s", "lower"), &protocol));
             if let Some(peak) = cost.peak_bytes {
                 let peak = peak as f64;
-                let protocol = format!("most bytes in use at a time, counted by the allocator, {made}");
+                let left_out = if mapped { " without layers in mapped files" } else { "" };
+                let protocol = format!("most bytes in use at a time{left_out}, counted by the allocator, {made}");
                 self.summary.push(row(&set.encoder, memory, [peak, peak, peak], 1, ("bytes", "lower"), &protocol));
             }
         }

@@ -9,9 +9,10 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{DType, Device, Tensor};
 
-use super::weights::Contents;
+use super::contents::Contents;
+use super::mapped::{self, Reading};
 use crate::error::{Error, Result};
-use crate::nn::quantised::{Blocks, Quantised};
+use crate::nn::quantised::{Blocks, Bytes, Quantised};
 
 /// The first bytes of a file.
 pub const MAGIC: &[u8] = b"GGUF";
@@ -21,11 +22,15 @@ pub const MAGIC: &[u8] = b"GGUF";
 ///
 /// # Errors
 /// A file that does not parse or is cut off, and kinds of blocks that are not known here, by name.
-pub fn read(path: &Path, device: &Device) -> Result<Contents> {
+pub fn read(path: &Path, device: &Device, reading: Reading) -> Result<Contents> {
     let problem = |error: &dyn std::fmt::Display| Error::format("GGUF file", path, error);
     let mut file = BufReader::new(File::open(path).map_err(Error::io("read", path))?);
     let length = file.get_ref().metadata().map_err(Error::io("read", path))?.len();
     let content = Content::read(&mut file).map_err(|error| problem(&error))?;
+    let map = match reading {
+        Reading::Whole => None,
+        Reading::Mapped => Some(mapped::map(path)?),
+    };
     let (mut tensors, mut quantised) = (BTreeMap::new(), BTreeMap::new());
     for (name, info) in &content.tensor_infos {
         let (kind, dims) = (info.ggml_dtype, info.shape.dims());
@@ -35,9 +40,16 @@ pub fn read(path: &Path, device: &Device) -> Result<Contents> {
         let Some(bytes) = bytes.filter(|&bytes| from.saturating_add(bytes as u64) <= length) else {
             return Err(problem(&format!("tensor `{name}` of shape {dims:?}, from byte {from} on, is not in its {length} bytes")));
         };
+        let own = published_name(name);
+        if let (Some(map), Some(blocks), &[rows, columns]) = (&map, blocks(kind).or_else(|| plain(kind)), dims)
+            && columns.is_multiple_of(blocks.weights())
+        {
+            let place = Bytes::Mapped(map.clone(), from as usize..from as usize + bytes);
+            quantised.insert(own, Quantised::new(blocks, place, [rows, columns])?);
+            continue;
+        }
         let mut data = vec![0; bytes];
         file.seek(SeekFrom::Start(from)).and_then(|_| file.read_exact(&mut data)).map_err(Error::io("read", path))?;
-        let own = published_name(name);
         let dense =
             |dtype| Tensor::from_raw_buffer(&data, dtype, dims, device).map_err(|error| problem(&format!("tensor `{name}`: {error}")));
         match (kind, blocks(kind), dims) {
@@ -59,6 +71,16 @@ pub fn read(path: &Path, device: &Device) -> Result<Contents> {
         }
     }
     Ok(Contents { tensors, quantised })
+}
+
+/// Numbers that are no blocks, where a file is mapped.
+fn plain(kind: GgmlDType) -> Option<Blocks> {
+    Some(match kind {
+        GgmlDType::F32 => Blocks::F32,
+        GgmlDType::F16 => Blocks::F16,
+        GgmlDType::BF16 => Blocks::Bf16,
+        _ => return None,
+    })
 }
 
 fn blocks(kind: GgmlDType) -> Option<Blocks> {
@@ -138,7 +160,7 @@ mod tests {
         let entries = [("a.weight", &stored[0]), ("b.weight", &stored[1])];
         gguf_file::write(&mut File::create(&path).unwrap(), &[("general.architecture", &name)], &entries).unwrap();
         let original = std::fs::read(&path).unwrap();
-        let whole = read(&path, &Device::Cpu).unwrap();
+        let whole = read(&path, &Device::Cpu, Reading::Whole).unwrap();
         assert_eq!((whole.tensors.len(), whole.quantised["a.weight"].dims()), (1, [4, 64]));
         // The head ends before the first 160 bytes do.
         let change = (0..160usize, any::<u8>());
@@ -151,7 +173,7 @@ mod tests {
                 bytes.truncate(kept);
             }
             std::fs::write(&path, &bytes).unwrap();
-            if let Err(error) = read(&path, &Device::Cpu) {
+            if let Err(error) = read(&path, &Device::Cpu, Reading::Whole) {
                 prop_assert!(error.to_string().contains("w.gguf"), "{error}");
             }
         });

@@ -5,11 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
 use serde::Deserialize;
 
+use super::contents::Contents;
+use super::mapped::{self, Reading};
 use crate::error::{Error, Result};
+use crate::nn::quantised::{Blocks, Bytes, Quantised};
 use crate::run::files;
 
 /// What files of this kind are called in errors.
@@ -58,6 +63,29 @@ pub fn read(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
     entries.into_iter().map(|(name, entry)| Ok((name.clone(), opened.tensor(&name, &entry, device)?))).collect()
 }
 
+/// All tensors of one file; where it is mapped, the matrices that products can take from it stay there.
+///
+/// # Errors
+/// As [`read`].
+pub fn contents(path: &Path, device: &Device, reading: Reading) -> Result<Contents> {
+    let mut opened = Opened::open(path)?;
+    let map = match reading {
+        Reading::Whole => None,
+        Reading::Mapped => Some(mapped::map(path)?),
+    };
+    let mut contents = Contents::default();
+    for (name, entry) in std::mem::take(&mut opened.entries) {
+        match map.as_ref().map(|map| opened.mapped(&name, &entry, map)).transpose()?.flatten() {
+            Some(matrix) => drop(contents.quantised.insert(name, matrix)),
+            None => {
+                let tensor = opened.tensor(&name, &entry, device)?;
+                contents.tensors.insert(name, tensor);
+            }
+        }
+    }
+    Ok(contents)
+}
+
 /// Where the tensors of a model in several files lie.
 #[derive(Debug, Deserialize)]
 struct Index {
@@ -75,9 +103,10 @@ pub fn shards(index: &Path) -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// As [`read`], and: a file that is not there, one without a tensor that the index places in it, a tensor that two files hold.
-pub fn read_sharded(index: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
+pub fn read_sharded(index: &Path, device: &Device, reading: Reading) -> Result<Contents> {
     let promised = read_index(index)?.weight_map;
-    let mut all = BTreeMap::new();
+    let mut places: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let mut all = Contents::default();
     for path in shards(index)? {
         if !path.exists() {
             let what = format!("a part of the weights that `{}` names", index.display());
@@ -87,20 +116,23 @@ pub fn read_sharded(index: &Path, device: &Device) -> Result<BTreeMap<String, Te
                 hint: "fetch the missing file into the same folder, or the whole model again".into(),
             });
         }
-        for (name, tensor) in read(&path, device)? {
-            if all.insert(name.clone(), (path.clone(), tensor)).is_some() {
+        let Contents { tensors, quantised } = contents(&path, device, reading)?;
+        for name in tensors.keys().chain(quantised.keys()) {
+            if places.insert(name.clone(), path.clone()).is_some() {
                 return Err(Error::format(FORMAT, &path, format!("tensor `{name}` is in another file of the same model, too")));
             }
         }
+        all.tensors.extend(tensors);
+        all.quantised.extend(quantised);
     }
     for (name, file) in &promised {
         let place = index.with_file_name(file);
-        if all.get(name).is_none_or(|(found, _)| *found != place) {
+        if places.get(name).is_none_or(|found| *found != place) {
             let reason = format!("it lacks tensor `{name}`, which `{}` places in it", index.display());
             return Err(Error::format("part of these weights", place, reason));
         }
     }
-    Ok(all.into_iter().map(|(name, (_, tensor))| (name, tensor)).collect())
+    Ok(all)
 }
 
 fn read_index(path: &Path) -> Result<Index> {
@@ -171,7 +203,24 @@ impl Opened {
         Error::format(FORMAT, &self.path, reason)
     }
 
-    fn tensor(&mut self, name: &str, entry: &Entry, device: &Device) -> Result<Tensor> {
+    /// The matrix as it lies in the file, if a product can take it from there.
+    fn mapped(&self, name: &str, entry: &Entry, map: &Arc<Mmap>) -> Result<Option<Quantised>> {
+        let (&[rows, columns], dtype) = (entry.shape.as_slice(), self.dtype(name, entry)?) else { return Ok(None) };
+        let blocks = match dtype {
+            DType::BF16 => Blocks::Bf16,
+            DType::F16 => Blocks::F16,
+            DType::F32 => Blocks::F32,
+            _ => return Ok(None),
+        };
+        if !columns.is_multiple_of(blocks.weights()) {
+            return Ok(None);
+        }
+        let (from, to) = (self.start + entry.data_offsets.0, self.start + entry.data_offsets.1);
+        Quantised::new(blocks, Bytes::Mapped(map.clone(), from as usize..to as usize), [rows, columns]).map(Some)
+    }
+
+    /// The type of a tensor, whose bytes are as many as its shape says.
+    fn dtype(&self, name: &str, entry: &Entry) -> Result<DType> {
         let dtype: DType = match entry.dtype.to_lowercase().parse() {
             Ok(dtype @ (DType::U8 | DType::U32 | DType::I64 | DType::I32 | DType::BF16 | DType::F16 | DType::F32 | DType::F64)) => dtype,
             _ => {
@@ -185,6 +234,12 @@ impl Opened {
         if bytes != Some(to - from) {
             return Err(self.wrong(format!("tensor `{name}` of shape {:?} and type {} has {} bytes", entry.shape, entry.dtype, to - from)));
         }
+        Ok(dtype)
+    }
+
+    fn tensor(&mut self, name: &str, entry: &Entry, device: &Device) -> Result<Tensor> {
+        let dtype = self.dtype(name, entry)?;
+        let (from, to) = entry.data_offsets;
         let mut data = vec![0u8; (to - from) as usize];
         let outcome = self.file.seek(SeekFrom::Start(self.start + from)).and_then(|_| self.file.read_exact(&mut data));
         outcome.map_err(Error::io("read", &self.path))?;

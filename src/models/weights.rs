@@ -11,7 +11,9 @@ use std::rc::Rc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::{gguf, pickle};
+use super::contents::Contents;
+use super::mapped::Reading;
+use super::{gguf, pickle, safetensors_file};
 use crate::error::{Error, Result};
 use crate::nn::linear::Linear;
 use crate::nn::param::Param;
@@ -40,39 +42,6 @@ pub enum Bias {
 enum Precision {
     Full,
     AsStored,
-}
-
-/// What a file holds, by name.
-#[derive(Debug, Default)]
-pub struct Contents {
-    /// In their stored types.
-    pub tensors: BTreeMap<String, Tensor>,
-    /// Matrices in blocks of few bits; GGUF only.
-    pub quantised: BTreeMap<String, Quantised>,
-}
-
-impl Contents {
-    fn in_layout(self, layout: impl Fn(BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>>) -> Result<Self> {
-        let Self { mut tensors, quantised } = self;
-        // Tensors that take no memory show what the layout does with the quantised matrices.
-        let zero = Tensor::zeros((), DType::U8, &Device::Cpu)?;
-        let mut shown = tensors.clone();
-        for (name, matrix) in &quantised {
-            shown.insert(name.clone(), zero.broadcast_as(matrix.dims().as_slice())?);
-        }
-        let mut renamed = layout(shown)?;
-        let stays = |(name, matrix): (&String, &Quantised)| {
-            renamed.get(name).is_some_and(|shown| shown.dims() == matrix.dims() && shown.stride().iter().all(|&stride| stride == 0))
-        };
-        if quantised.iter().all(stays) {
-            renamed.retain(|name, _| !quantised.contains_key(name));
-            return Ok(Self { tensors: renamed, quantised });
-        }
-        for (name, matrix) in quantised {
-            tensors.insert(name, matrix.widen()?);
-        }
-        Ok(Self { tensors: layout(tensors)?, quantised: BTreeMap::new() })
-    }
 }
 
 enum Source {
@@ -115,7 +84,12 @@ impl Weights {
 
     /// Weights of a file, converted to `dtype`: safetensors, GGUF or PyTorch's, whatever its name says.
     pub fn load(path: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        Ok(Self::from_source(Source::File { contents: read(path, device)?, path: path.into() }, dtype, device))
+        Ok(Self::from_contents(read(path, device, Reading::Whole)?, path, dtype, device))
+    }
+
+    /// What was read already; `origin` names it in errors.
+    pub fn from_contents(contents: Contents, origin: &Path, dtype: DType, device: &Device) -> Self {
+        Self::from_source(Source::File { contents, path: origin.into() }, dtype, device)
     }
 
     /// Leaves the weights of linear layers in bf16, f16 or quantised blocks where the file has them so: for frozen networks, whose
@@ -141,8 +115,7 @@ impl Weights {
         Self::from_source(Source::Recording(BTreeMap::new()), dtype, device)
     }
 
-    /// The same weights under other names, where they come from a file (see `models::layout`); quantised ones are widened unless the
-    /// layout leaves all of them as they are.
+    /// The same weights under other names, where they come from a file (see `models::layout` and [`Contents::in_layout`]).
     pub fn in_layout(self, layout: impl Fn(BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>>) -> Result<Self> {
         if let Source::File { contents, .. } = &mut self.inner.borrow_mut().source {
             *contents = std::mem::take(contents).in_layout(layout)?;
@@ -328,19 +301,22 @@ fn initial(seed: u64, name: &str, shape: &[usize], init: Init, dtype: DType, dev
 }
 
 /// What a file holds, by its first bytes: GGUF, PyTorch's archive, or safetensors.
+/// PyTorch's files are read as a whole.
 ///
 /// # Errors
 /// A missing file, and one that is none of these, by what is wrong with it.
-pub fn read(path: &Path, device: &Device) -> Result<Contents> {
+pub fn read(path: &Path, device: &Device, reading: Reading) -> Result<Contents> {
     let mut first = Vec::new();
     if let Ok(file) = std::fs::File::open(path) {
         file.take(4).read_to_end(&mut first).map_err(Error::io("read", path))?;
     }
     if first == gguf::MAGIC {
-        return gguf::read(path, device);
+        return gguf::read(path, device, reading);
     }
-    let tensors = if pickle::is_pickle(&first) { pickle::read(path)? } else { read_safetensors(path, device)? };
-    Ok(Contents { tensors, quantised: BTreeMap::new() })
+    if pickle::is_pickle(&first) {
+        return Ok(Contents { tensors: pickle::read(path)?, quantised: BTreeMap::new() });
+    }
+    safetensors_file::contents(path, device, reading)
 }
 
 /// All tensors of a safetensors file, in their stored types.

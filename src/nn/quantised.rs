@@ -1,12 +1,15 @@
-//! Frozen matrices in the blocks of GGUF: a few bits a weight, widened while a product packs them, so that a network in memory is as
-//! large as its file. The layouts are those of ggml (ggml-common.h, ggml-quants.c); a run of 32 weights is widened at a time.
+//! Frozen matrices as their files have them: in the blocks of GGUF, a few bits a weight, or as numbers that stay in a mapped file. They
+//! are widened while a product packs them, so that a network in memory is as large as its file, or smaller. The layouts of blocks are
+//! those of ggml (ggml-common.h, ggml-quants.c); a run of 32 weights is widened at a time.
 
 use std::cell::Cell;
 use std::fmt;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use half::f16;
+use half::{bf16, f16};
+use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::cpu::gemm::{Matrix, Operand};
@@ -30,16 +33,22 @@ pub enum Blocks {
     Q5K,
     /// 256 weights of 6 bits; each 16 have a factor of 8 bits.
     Q6K,
+    /// Numbers in bf16, for matrices in a mapped file.
+    Bf16,
+    /// Numbers in f16.
+    F16,
+    /// Numbers in f32.
+    F32,
 }
 
 impl Blocks {
-    /// All of them.
+    /// Those of few bits.
     pub const ALL: [Self; 5] = [Self::Q4_0, Self::Q8_0, Self::Q4K, Self::Q5K, Self::Q6K];
 
     /// Weights of a block.
     pub fn weights(self) -> usize {
         match self {
-            Self::Q4_0 | Self::Q8_0 => RUN,
+            Self::Q4_0 | Self::Q8_0 | Self::Bf16 | Self::F16 | Self::F32 => RUN,
             Self::Q4K | Self::Q5K | Self::Q6K => 8 * RUN,
         }
     }
@@ -52,6 +61,8 @@ impl Blocks {
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            Self::Bf16 | Self::F16 => 2 * RUN,
+            Self::F32 => 4 * RUN,
         }
     }
 
@@ -59,6 +70,21 @@ impl Blocks {
     #[inline(always)]
     fn widen(self, block: &[u8], run: usize, to: &mut [f32; RUN]) {
         match self {
+            Self::Bf16 => {
+                for (to, bits) in to.iter_mut().zip(block.as_chunks::<2>().0) {
+                    *to = bf16::from_le_bytes(*bits).to_f32();
+                }
+            }
+            Self::F16 => {
+                for (to, bits) in to.iter_mut().zip(block.as_chunks::<2>().0) {
+                    *to = f16::from_le_bytes(*bits).to_f32();
+                }
+            }
+            Self::F32 => {
+                for (to, bits) in to.iter_mut().zip(block.as_chunks::<4>().0) {
+                    *to = f32::from_le_bytes(*bits);
+                }
+            }
             Self::Q4_0 => {
                 let factor = half_at(block, 0);
                 let bits = &block[2..18];
@@ -126,11 +152,47 @@ fn scale_of(block: &[u8], run: usize) -> (f32, f32) {
     (half_at(block, 0) * f32::from(scale), half_at(block, 2) * f32::from(offset))
 }
 
+/// Where blocks are.
+#[derive(Clone)]
+pub enum Bytes {
+    InMemory(Arc<Vec<u8>>),
+    /// A range of a file, which the system reads when it is used and may drop again.
+    Mapped(Arc<Mmap>, Range<usize>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    #[inline(always)]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::InMemory(bytes) => bytes,
+            Self::Mapped(file, range) => &file[range.clone()],
+        }
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::InMemory(Arc::new(bytes))
+    }
+}
+
+/// Rows that lie one behind the other.
+#[derive(Clone)]
+struct Stack {
+    blocks: Blocks,
+    data: Bytes,
+    /// The first of them in `data`.
+    first: usize,
+    rows: usize,
+}
+
 /// A matrix, or some of its rows and columns, in blocks along its rows.
 #[derive(Clone)]
 pub struct Quantised {
-    blocks: Blocks,
-    data: Arc<Vec<u8>>,
+    /// One above the other.
+    stacks: Arc<[Stack]>,
     /// Columns of the whole matrix.
     width: usize,
     first: [usize; 2],
@@ -139,7 +201,8 @@ pub struct Quantised {
 
 impl fmt::Debug for Quantised {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        write!(out, "Quantised[{:?}; {:?}]", self.dims, self.blocks)
+        let blocks: Vec<Blocks> = self.stacks.iter().map(|stack| stack.blocks).collect();
+        write!(out, "Quantised[{:?}; {blocks:?}]", self.dims)
     }
 }
 
@@ -148,7 +211,8 @@ impl Quantised {
     ///
     /// # Errors
     /// Columns that are no whole blocks, and data of another length.
-    pub fn new(blocks: Blocks, data: Vec<u8>, [rows, columns]: [usize; 2]) -> Result<Self> {
+    pub fn new(blocks: Blocks, data: impl Into<Bytes>, [rows, columns]: [usize; 2]) -> Result<Self> {
+        let data = data.into();
         let expected = rows * columns / blocks.weights() * blocks.bytes();
         if !columns.is_multiple_of(blocks.weights()) || data.len() != expected {
             return Err(Error::Invalid(format!(
@@ -158,17 +222,39 @@ impl Quantised {
                 blocks.bytes()
             )));
         }
-        Ok(Self { blocks, data: Arc::new(data), width: columns, first: [0, 0], dims: [rows, columns] })
+        let stack = Stack { blocks, data, first: 0, rows };
+        Ok(Self { stacks: Arc::new([stack]), width: columns, first: [0, 0], dims: [rows, columns] })
+    }
+
+    /// Matrices one above the other, without copying.
+    ///
+    /// # Errors
+    /// No matrix, cut columns, and matrices of different widths.
+    pub fn stack(parts: &[Self]) -> Result<Self> {
+        let width = parts.first().map_or(0, |part| part.width);
+        if width == 0 || parts.iter().any(|part| (part.width, part.dims[1]) != (width, width)) {
+            let dims: Vec<_> = parts.iter().map(|part| part.dims).collect();
+            return Err(Error::Invalid(format!("cannot put quantised matrices {dims:?} one above the other")));
+        }
+        let mut stacks = Vec::new();
+        for part in parts {
+            let (mut skip, mut left) = (part.first[0], part.dims[0]);
+            for stack in part.stacks.iter() {
+                let rows = stack.rows.saturating_sub(skip).min(left);
+                if rows > 0 {
+                    stacks.push(Stack { first: stack.first + skip, rows, ..stack.clone() });
+                }
+                skip = skip.saturating_sub(stack.rows);
+                left -= rows;
+            }
+        }
+        let rows = parts.iter().map(|part| part.dims[0]).sum();
+        Ok(Self { stacks: stacks.into(), width, first: [0, 0], dims: [rows, width] })
     }
 
     /// Rows and columns.
     pub fn dims(&self) -> [usize; 2] {
         self.dims
-    }
-
-    /// Bytes of the whole matrix, of which this may be a part.
-    pub fn bytes(&self) -> usize {
-        self.data.len()
     }
 
     /// `n` rows (`dim` 0) or columns (`dim` 1) from `from` on, without copying; columns are cut between runs of 32.
@@ -192,10 +278,19 @@ impl Quantised {
     /// Widens the run of row `row` that begins at column `column`, a multiple of 32.
     #[inline(always)]
     fn widen_run(&self, row: usize, column: usize, to: &mut [f32; RUN]) {
-        let at = (self.first[0] + row) * self.width + self.first[1] + column;
-        let (block, inside) = (at / self.blocks.weights(), at % self.blocks.weights());
-        let bytes = self.blocks.bytes();
-        self.blocks.widen(&self.data[block * bytes..][..bytes], inside / RUN, to);
+        let mut row = self.first[0] + row;
+        let mut stack = &self.stacks[0];
+        for next in &self.stacks[1..] {
+            if row < stack.rows {
+                break;
+            }
+            row -= stack.rows;
+            stack = next;
+        }
+        let blocks = stack.blocks;
+        let at = (stack.first + row) * self.width + self.first[1] + column;
+        let (block, inside) = (at / blocks.weights(), at % blocks.weights());
+        blocks.widen(&stack.data[block * blocks.bytes()..][..blocks.bytes()], inside / RUN, to);
     }
 
     /// Widens `to.len()` columns of row `row` from `column` on; both are multiples of 32.
@@ -302,6 +397,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::DType;
     use candle_core::quantized::{GgmlDType, QTensor};
 
     fn kind(blocks: Blocks) -> GgmlDType {
@@ -311,6 +407,9 @@ mod tests {
             Blocks::Q4K => GgmlDType::Q4K,
             Blocks::Q5K => GgmlDType::Q5K,
             Blocks::Q6K => GgmlDType::Q6K,
+            Blocks::Bf16 => GgmlDType::BF16,
+            Blocks::F16 => GgmlDType::F16,
+            Blocks::F32 => GgmlDType::F32,
         }
     }
 
@@ -333,6 +432,35 @@ mod tests {
             let expected: Vec<Vec<f32>> = expected[1..4].iter().map(|row| row[96..416].to_vec()).collect();
             assert_eq!(part, expected, "{blocks:?}");
         }
+    }
+
+    #[test]
+    fn plain_numbers_are_widened_like_any_others() {
+        let values = waves(2, 64);
+        for (blocks, dtype) in [(Blocks::Bf16, DType::BF16), (Blocks::F16, DType::F16), (Blocks::F32, DType::F32)] {
+            let stored = values.to_dtype(dtype).unwrap();
+            let data = QTensor::quantize(&stored.to_dtype(DType::F32).unwrap(), kind(blocks)).unwrap().data().unwrap().into_owned();
+            let found = Quantised::new(blocks, data, [2, 64]).unwrap().widen().unwrap();
+            let expected = stored.to_dtype(DType::F32).unwrap();
+            assert_eq!(found.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap(), "{blocks:?}");
+        }
+    }
+
+    #[test]
+    fn matrices_stand_one_above_the_other_and_are_cut_across() {
+        let matrix = |blocks, rows| {
+            let stored = QTensor::quantize(&waves(rows, 64), kind(blocks)).unwrap().data().unwrap().into_owned();
+            Quantised::new(blocks, stored, [rows, 64]).unwrap()
+        };
+        let parts = [matrix(Blocks::Q8_0, 3), matrix(Blocks::F32, 5).narrow(0, 1, 3).unwrap(), matrix(Blocks::Q4_0, 2)];
+        let expected: Vec<Vec<f32>> = parts.iter().flat_map(|part| part.widen().unwrap().to_vec2::<f32>().unwrap()).collect();
+        let stacked = Quantised::stack(&parts).unwrap();
+        assert_eq!(stacked.widen().unwrap().to_vec2::<f32>().unwrap(), expected);
+        let cut = stacked.narrow(0, 2, 5).unwrap();
+        assert_eq!(cut.widen().unwrap().to_vec2::<f32>().unwrap(), expected[2..7]);
+        let again = Quantised::stack(&[cut, parts[0].clone()]).unwrap().widen().unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(again, [&expected[2..7], &expected[..3]].concat());
+        assert!(Quantised::stack(&[]).is_err() && Quantised::stack(&[parts[0].narrow(1, 0, 32).unwrap()]).is_err());
     }
 
     #[test]

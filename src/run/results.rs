@@ -15,6 +15,8 @@ pub struct Costs {
     pub in_memory: Option<Cost>,
     /// With one network at a time, read from its files for every image.
     pub offloaded: Cost,
+    /// Whether layers stay in mapped files, which nobody counts.
+    pub mapped: bool,
     pub steps: u64,
     /// Pixels along each side of the image.
     pub resolution: u64,

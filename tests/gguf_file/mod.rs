@@ -1,5 +1,7 @@
 //! Small GGUF files of random networks.
 
+#![allow(dead_code, reason = "no test uses all of it")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

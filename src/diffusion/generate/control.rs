@@ -12,6 +12,7 @@ use crate::models::autoencoder::Autoencoder;
 use crate::models::flux::FluxConfig;
 use crate::models::flux::control::{Control, ControlNet, Mode};
 use crate::models::layout;
+use crate::models::mapped::Reading;
 use crate::models::published::{Stored, architectures};
 use crate::models::teacher::{TeacherConfig, WeightSource};
 use crate::models::weights::Weights;
@@ -98,7 +99,7 @@ impl ControlConfig {
             (WeightSource::File(net), _) => {
                 let folder = hub::resolve(net, &context.pipeline)?;
                 let (config, modes) = architectures::control_net(&folder)?;
-                (config, modes, Stored::find(&folder)?.load(layout::flux)?)
+                (config, modes, Stored::find(&folder)?.load(layout::flux, Reading::Whole)?)
             }
             (WeightSource::Random, TeacherConfig::Parts(parts)) => {
                 let config = FluxConfig::preset(&parts.denoiser.preset)?;

@@ -38,6 +38,7 @@ pub fn write(
     let costs = Costs {
         in_memory,
         offloaded: cost(Keep::InFiles)?,
+        mapped: teacher.is_mapped(),
         steps: config.steps as u64,
         resolution: teacher.geometry(&context.pipeline)?.resolution as u64,
         threads: rayon::current_num_threads() as u64,

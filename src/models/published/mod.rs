@@ -13,6 +13,7 @@ use candle_core::{DType, Device};
 
 use self::config_file::ConfigFile;
 use super::layout::Named;
+use super::mapped::Reading;
 use super::safetensors_file;
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -212,16 +213,20 @@ impl Stored {
     }
 
     /// Reads them in f32 on the CPU under the names of `layout`; linear layers keep half precision, for networks that are not trained.
-    pub fn load(&self, layout: impl FnOnce(Named) -> Result<Named>) -> Result<Weights> {
-        Ok(self.load_in_full(layout)?.keeping_half_precision())
+    pub fn load(&self, layout: impl Fn(Named) -> Result<Named>, reading: Reading) -> Result<Weights> {
+        Ok(self.read(layout, reading)?.keeping_half_precision())
     }
 
     /// The same with every layer in f32.
-    pub fn load_in_full(&self, layout: impl FnOnce(Named) -> Result<Named>) -> Result<Weights> {
-        let (tensors, path) = match self {
-            Self::One(file) => (safetensors_file::read(file, &Device::Cpu)?, file),
-            Self::Sharded(index) => (safetensors_file::read_sharded(index, &Device::Cpu)?, index),
+    pub fn load_in_full(&self, layout: impl Fn(Named) -> Result<Named>) -> Result<Weights> {
+        self.read(layout, Reading::Whole)
+    }
+
+    fn read(&self, layout: impl Fn(Named) -> Result<Named>, reading: Reading) -> Result<Weights> {
+        let (contents, path) = match self {
+            Self::One(file) => (safetensors_file::contents(file, &Device::Cpu, reading)?, file),
+            Self::Sharded(index) => (safetensors_file::read_sharded(index, &Device::Cpu, reading)?, index),
         };
-        Ok(Weights::from_tensors(layout(tensors)?, path, DType::F32, &Device::Cpu))
+        Ok(Weights::from_contents(contents.in_layout(layout)?, path, DType::F32, &Device::Cpu))
     }
 }

@@ -11,6 +11,7 @@ use crate::models::checkpointing::Checkpointing;
 use crate::models::clip::text::ClipText;
 use crate::models::flux::Flux;
 use crate::models::lora::{self, Lora};
+use crate::models::mapped::Reading;
 use crate::models::pixart::PixArt;
 use crate::models::published::architectures::{self, Projection};
 use crate::models::published::{AUTOENCODER, Family, PipelineFolder, Stored, TRANSFORMER, tokenizers};
@@ -37,6 +38,10 @@ pub struct FolderConfig {
     /// What the denoiser keeps for its backward pass.
     #[serde(default)]
     pub checkpointing: Checkpointing,
+    /// Leaves the layers of T5 and the denoiser in their files, which are mapped: the system reads a layer when it is used, and drops it
+    /// where memory is short.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mapped: bool,
     /// Changes of the denoiser, one after the other; of Flux only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lora: Vec<Lora>,
@@ -110,7 +115,7 @@ impl FolderConfig {
         let model = self.open(pipeline)?;
         let folder = t5_folder(&model)?;
         let config = architectures::t5(&folder)?;
-        let mut encoder = construct(&folder, layout::t5, |weights| T5Encoder::new(&config, weights))?;
+        let mut encoder = construct(&folder, layout::t5, Reading::mapped(self.mapped), |weights| T5Encoder::new(&config, weights))?;
         encoder.padding = padding(model.family);
         Ok(encoder)
     }
@@ -127,19 +132,20 @@ impl FolderConfig {
             Family::Flux => {
                 let config = architectures::flux(&folder)?;
                 let layout = |tensors| lora::merge_all(&self.lora, layout::flux(tensors)?, pipeline);
-                let mut denoiser = construct(&folder, layout, |weights| Flux::new(&config, weights))?;
+                let mut denoiser = construct(&folder, layout, Reading::mapped(self.mapped), |weights| Flux::new(&config, weights))?;
                 denoiser.checkpointing = self.checkpointing;
                 Box::new(denoiser)
             }
             Family::Sd3 => {
                 let (config, _) = architectures::sd3(&folder)?;
-                let mut denoiser = construct(&folder, layout::sd3, |weights| Sd3::new(&config, weights))?;
+                let mut denoiser = construct(&folder, layout::sd3, Reading::mapped(self.mapped), |weights| Sd3::new(&config, weights))?;
                 denoiser.checkpointing = self.checkpointing;
                 Box::new(denoiser)
             }
             Family::PixArt => {
                 let (config, _) = architectures::pixart(&folder)?;
-                let mut denoiser = construct(&folder, layout::pixart, |weights| PixArt::new(&config, weights))?;
+                let mut denoiser =
+                    construct(&folder, layout::pixart, Reading::mapped(self.mapped), |weights| PixArt::new(&config, weights))?;
                 denoiser.checkpointing = self.checkpointing;
                 Box::new(denoiser)
             }
@@ -150,7 +156,7 @@ impl FolderConfig {
     pub fn load_autoencoder(&self, pipeline: &Path) -> Result<Autoencoder> {
         let folder = self.open(pipeline)?.part(AUTOENCODER, &["AutoencoderKL"])?;
         let config = architectures::autoencoder(&folder)?;
-        construct(&folder, layout::autoencoder, |weights| Autoencoder::new(&config, weights))
+        construct(&folder, layout::autoencoder, Reading::Whole, |weights| Autoencoder::new(&config, weights))
     }
 
     /// Loads tokenizers and the text encoders beside T5.
@@ -160,7 +166,7 @@ impl FolderConfig {
         let clip = |i: usize, class: &str, projection| -> Result<ClipReader> {
             let folder = model.part(parts.text_encoders[i], &[class])?;
             let config = architectures::clip_text(&folder, projection)?;
-            let clip = construct(&folder, layout::clip_text, |weights| ClipText::new(&config, weights))?;
+            let clip = construct(&folder, layout::clip_text, Reading::Whole, |weights| ClipText::new(&config, weights))?;
             let tokenizer = tokenizers::clip(&model.part(parts.tokenizers[i], &[])?)?;
             Ok(ClipReader { clip, tokenizer, length: CLIP_LENGTH.min(config.positions) })
         };
@@ -209,10 +215,11 @@ fn transformer_folder(model: &PipelineFolder) -> Result<PathBuf> {
 /// The network `make` builds from a part's weights, all of which it must take.
 fn construct<N>(
     folder: &Path,
-    layout: impl FnOnce(layout::Named) -> Result<layout::Named>,
+    layout: impl Fn(layout::Named) -> Result<layout::Named>,
+    reading: Reading,
     make: impl FnOnce(&Weights) -> Result<N>,
 ) -> Result<N> {
-    let weights = Stored::find(folder)?.load(layout)?;
+    let weights = Stored::find(folder)?.load(layout, reading)?;
     let network = make(&weights)?;
     weights.finish()?;
     Ok(network)

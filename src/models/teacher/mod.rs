@@ -54,6 +54,8 @@ struct Fields {
     latent_downsampling: Option<usize>,
     latent_channels: Option<usize>,
     #[serde(default)]
+    mapped: bool,
+    #[serde(default)]
     lora: Vec<Lora>,
 }
 
@@ -61,7 +63,7 @@ impl TryFrom<Fields> for TeacherConfig {
     type Error = String;
 
     fn try_from(fields: Fields) -> Result<Self, String> {
-        let Fields { pooled_text, checkpointing, token_length, resolution, lora, .. } = fields;
+        let Fields { pooled_text, checkpointing, token_length, resolution, mapped, lora, .. } = fields;
         let sizes = [
             ("tokenizer", fields.tokenizer.is_some()),
             ("text_encoder", fields.text_encoder.is_some()),
@@ -76,7 +78,7 @@ impl TryFrom<Fields> for TeacherConfig {
         if let Some(folder) = fields.folder {
             return match sizes.iter().find(|(_, given)| *given) {
                 Some((key, _)) => Err(format!("`{key}` is read from the files of `folder` and cannot be given beside it")),
-                None => Ok(Self::Folder(FolderConfig { folder, resolution, token_length, pooled_text, checkpointing, lora })),
+                None => Ok(Self::Folder(FolderConfig { folder, resolution, token_length, pooled_text, checkpointing, mapped, lora })),
             };
         }
         fn given<T>(key: &str, value: Option<T>) -> Result<T, String> {
@@ -96,6 +98,7 @@ impl TryFrom<Fields> for TeacherConfig {
             resolution: given("resolution", resolution)?,
             latent_downsampling: given("latent_downsampling", fields.latent_downsampling)?,
             latent_channels: fields.latent_channels.unwrap_or(parts::FLUX_LATENT_CHANNELS),
+            mapped,
             lora,
         })))
     }
@@ -131,12 +134,20 @@ impl TeacherConfig {
         }
     }
 
-    /// The configuration as far as results depend on it: not on what is kept for the backward pass.
+    /// The configuration as far as results depend on it: not on what is kept for the backward pass, nor on where layers are.
     pub fn essence(&self) -> Self {
         let checkpointing = Checkpointing::default();
         match self.clone() {
-            Self::Parts(parts) => Self::Parts(Box::new(PartsConfig { checkpointing, ..*parts })),
-            Self::Folder(model) => Self::Folder(FolderConfig { checkpointing, ..model }),
+            Self::Parts(parts) => Self::Parts(Box::new(PartsConfig { checkpointing, mapped: false, ..*parts })),
+            Self::Folder(model) => Self::Folder(FolderConfig { checkpointing, mapped: false, ..model }),
+        }
+    }
+
+    /// Whether layers stay in their files.
+    pub fn is_mapped(&self) -> bool {
+        match self {
+            Self::Parts(parts) => parts.mapped,
+            Self::Folder(model) => model.mapped,
         }
     }
 

@@ -13,9 +13,10 @@ use crate::models::clip::{Clip, ClipConfig};
 use crate::models::flux::{Flux, FluxConfig};
 use crate::models::layout;
 use crate::models::lora::{self, Lora};
+use crate::models::mapped::Reading;
 use crate::models::t5::{T5Config, T5Encoder};
 use crate::models::tokenizer::Tokenizer;
-use crate::models::weights::Weights;
+use crate::models::weights::{self, Weights};
 
 /// Where a network's weights come from; in a configuration a file name relative to the pipeline's folder, or `random`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,10 +44,14 @@ impl From<WeightSource> for String {
 
 impl WeightSource {
     /// Opens the weights of a frozen network, in f32 on the CPU; linear layers keep the half precision of their file.
-    fn open(&self, folder: &Path, seed: u64) -> Result<Weights> {
+    fn open(&self, folder: &Path, seed: u64, reading: Reading) -> Result<Weights> {
         match self {
             Self::Random => Ok(Weights::initial(seed, DType::F32, &Device::Cpu)),
-            Self::File(file) => Ok(Weights::load(&folder.join(file), DType::F32, &Device::Cpu)?.keeping_half_precision()),
+            Self::File(file) => {
+                let path = folder.join(file);
+                let contents = weights::read(&path, &Device::Cpu, reading)?;
+                Ok(Weights::from_contents(contents, &path, DType::F32, &Device::Cpu).keeping_half_precision())
+            }
         }
     }
 
@@ -92,6 +97,9 @@ pub struct PartsConfig {
     pub latent_downsampling: usize,
     /// Channels of the autoencoder; 16 in Flux and in the miniature world.
     pub latent_channels: usize,
+    /// Leaves the layers of the text encoder and the denoiser in their files, which are mapped.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mapped: bool,
     /// Changes of the denoiser, one after the other.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lora: Vec<Lora>,
@@ -113,7 +121,7 @@ impl PartsConfig {
 
     /// Loads the frozen text teacher.
     pub fn load_text_encoder(&self, folder: &Path, seed: u64) -> Result<T5Encoder> {
-        let weights = self.text_encoder.weights.open(folder, seed)?;
+        let weights = self.text_encoder.weights.open(folder, seed, Reading::mapped(self.mapped))?;
         let encoder = T5Encoder::new(&T5Config::preset(&self.text_encoder.preset)?, &weights)?;
         weights.finish()?;
         Ok(encoder)
@@ -121,8 +129,8 @@ impl PartsConfig {
 
     /// Loads the denoiser.
     pub fn load_denoiser(&self, folder: &Path, seed: u64) -> Result<Flux> {
-        let weights =
-            self.denoiser.weights.open(folder, seed)?.in_layout(|tensors| lora::merge_all(&self.lora, layout::flux(tensors)?, folder))?;
+        let weights = self.denoiser.weights.open(folder, seed, Reading::mapped(self.mapped))?;
+        let weights = weights.in_layout(|tensors| lora::merge_all(&self.lora, layout::flux(tensors)?, folder))?;
         let mut denoiser = Flux::new(&FluxConfig::preset(&self.denoiser.preset)?, &weights)?;
         denoiser.checkpointing = self.checkpointing;
         weights.finish()?;
@@ -131,7 +139,7 @@ impl PartsConfig {
 
     /// Loads the autoencoder.
     pub fn load_autoencoder(&self, folder: &Path, seed: u64) -> Result<Autoencoder> {
-        let weights = self.autoencoder.weights.open(folder, seed)?.in_layout(layout::autoencoder)?;
+        let weights = self.autoencoder.weights.open(folder, seed, Reading::Whole)?.in_layout(layout::autoencoder)?;
         let autoencoder = Autoencoder::new(&AutoencoderConfig::preset(&self.autoencoder.preset)?, &weights)?;
         weights.finish()?;
         Ok(autoencoder)
@@ -139,7 +147,7 @@ impl PartsConfig {
 
     /// Loads tokenizers and the pooled text encoder.
     pub fn load_prompts(&self, folder: &Path, seed: u64) -> Result<PromptReader> {
-        let weights = self.clip.weights.open(folder, seed)?;
+        let weights = self.clip.weights.open(folder, seed, Reading::Whole)?;
         let clip = Clip::new(&ClipConfig::preset(&self.clip.preset)?, &weights)?;
         weights.finish()?;
         let clip_tokenizer = self.clip_tokenizer.as_ref().map(|file| Tokenizer::load(&folder.join(file))).transpose()?;
