@@ -221,6 +221,7 @@ fn finish(
         teacher: identity.teacher.0.clone(),
         teacher_parameters: identity.teacher.1,
         objective: config.objective.name().into(),
+        datasets: config.datasets.iter().map(|source| source.dataset.clone()).collect(),
         updates: counters.update,
         batch: config.batch,
         seed: identity.seed,

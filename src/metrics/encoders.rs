@@ -96,15 +96,20 @@ impl Gathered<'_> {
         if wants_map { self.map(&embedded) } else { Ok(Vec::new()) }
     }
 
-    /// Scores over sizes of the teacher and the students distilled through the denoiser, whose weights were counted.
+    /// Scores over sizes of the teacher and the students whose weights were counted, distilled through the denoiser from as many prompt
+    /// sets as any of them.
     pub fn scaling_laws(&mut self, scores: &ScoreTable, context: &RunContext) -> Result<Vec<ScalingRow>> {
-        let mut weights: Vec<(&str, f64)> = Vec::new();
+        let mut counted: Vec<(&str, f64, usize)> = Vec::new();
         for row in self.summary.iter().filter(|row| row.metric == WEIGHTS) {
-            let through_denoiser = card(&row.encoder, context)?.is_some_and(|card| card.objective == "vision");
-            if row.encoder == TEACHER || through_denoiser {
-                weights.push((&row.encoder, row.value));
+            if row.encoder == TEACHER {
+                counted.push((&row.encoder, row.value, usize::MAX));
+            } else if let Some(card) = card(&row.encoder, context)?.filter(|card| card.objective == "vision") {
+                counted.push((&row.encoder, row.value, card.datasets.len()));
             }
         }
+        let most = counted.iter().map(|(_, _, sets)| *sets).filter(|&sets| sets < usize::MAX).max().unwrap_or(0);
+        let weights: Vec<(&str, f64)> =
+            counted.into_iter().filter(|(_, _, sets)| *sets >= most).map(|(name, weights, _)| (name, weights)).collect();
         let sizes: BTreeSet<u64> = weights.iter().map(|(_, weights)| weights.to_bits()).collect();
         if sizes.len() < 3 {
             let found = weights.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");

@@ -43,6 +43,9 @@ pub struct StudentCard {
     pub teacher_parameters: u64,
     /// `vision`, `naive` or `none` (the untrained twin).
     pub objective: String,
+    /// Prompt sets that it learned from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<String>,
     pub updates: u64,
     pub batch: usize,
     pub seed: u64,

@@ -92,19 +92,8 @@ fn is_vision(encoder: &&Encoder) -> bool {
     encoder.objective() == Some("vision")
 }
 
-/// Students distilled through the denoiser from every prompt set that any of them saw, from large to small.
-fn sizes(data: &Data) -> Vec<&Encoder> {
-    let sets = |encoder: &Encoder| data.prompt_sets(&encoder.name).len();
-    let most = data.encoders.iter().filter(is_vision).map(sets).max().unwrap_or(0);
-    let mut students: Vec<&Encoder> = data.encoders.iter().filter(is_vision).filter(|encoder| sets(encoder) == most).collect();
-    let size = |encoder: &Encoder| data.parameters_encoder(&encoder.name).unwrap_or(0.0);
-    students.sort_by(|a, b| size(b).total_cmp(&size(a)));
-    students.dedup_by(|a, b| a.card_text("preset") == b.card_text("preset"));
-    students
-}
-
 fn shrinking(data: &Data) -> Finding {
-    let sizes = sizes(data);
+    let sizes = data.sizes();
     let mut evidence = Vec::new();
     let mut found = Vec::new();
     if let [large, .., small] = sizes[..] {
@@ -133,7 +122,7 @@ fn shrinking(data: &Data) -> Finding {
 fn text_first(data: &Data) -> Finding {
     const CLAIM: &str = "Text rendering suffers most from a small encoder (Section 4.2)";
     let kept = |student: &Encoder, metric: &str| data.number(&student.name, &format!("retention_{metric}"), "all", Some(TEACHER)).cloned();
-    let sizes = sizes(data);
+    let sizes = data.sizes();
     let Some((small, text)) = sizes.last().and_then(|small| Some((*small, kept(small, TEXT_RENDERING)?))) else {
         return Finding {
             claim: CLAIM,
@@ -157,7 +146,7 @@ fn metric_name(row: &SummaryRow) -> String {
 
 fn keeping(data: &Data) -> Result<Finding> {
     let published = Published::read()?;
-    let sizes = sizes(data);
+    let sizes = data.sizes();
     let base = sizes.iter().find(|student| student.card_text("preset").is_some_and(|preset| preset.ends_with("base")));
     let (mut found, mut evidence) = (Vec::new(), Vec::new());
     if let Some(base) = base {
@@ -184,7 +173,7 @@ fn keeping(data: &Data) -> Result<Finding> {
 
 fn objectives(data: &Data) -> Finding {
     let (mut found, mut evidence) = (Vec::new(), Vec::new());
-    for vision in sizes(data) {
+    for vision in data.sizes() {
         for naive in data.twins(vision, "naive") {
             let rows = SKILLS.iter().filter_map(|(metric, _)| data.number(&vision.name, metric, "all", Some(&naive.name)));
             let outcomes: Vec<String> = rows
@@ -210,7 +199,7 @@ fn objectives(data: &Data) -> Finding {
 
 /// The student that learned from one set alone.
 fn specialist<'a>(data: &'a Data, set: &str) -> Option<&'a Encoder> {
-    data.encoders.iter().filter(is_vision).find(|encoder| data.prompt_sets(&encoder.name) == [set])
+    data.encoders.iter().filter(is_vision).find(|encoder| encoder.prompt_sets() == [set])
 }
 
 fn single_sets(data: &Data) -> Finding {
@@ -236,8 +225,8 @@ fn all_sets(data: &Data) -> Finding {
     let (mut found, mut evidence) = (Vec::new(), Vec::new());
     let specialists: Vec<&Encoder> = SKILLS.iter().filter_map(|(_, set)| specialist(data, set)).collect();
     let mixed =
-        sizes(data).into_iter().find(|student| specialists.iter().any(|one| one.card_text("preset") == student.card_text("preset")));
-    if let Some(mixed) = mixed.filter(|mixed| data.prompt_sets(&mixed.name).len() == SKILLS.len()) {
+        data.sizes().into_iter().find(|student| specialists.iter().any(|one| one.card_text("preset") == student.card_text("preset")));
+    if let Some(mixed) = mixed.filter(|mixed| mixed.prompt_sets().len() == SKILLS.len()) {
         for (metric, _) in SKILLS {
             let best = specialists.iter().filter_map(|one| data.value(&one.name, metric)).max_by(|a, b| a.value.total_cmp(&b.value));
             let (Some(own), Some(best)) = (data.value(&mixed.name, metric), best) else { continue };
@@ -298,7 +287,7 @@ mod tests {
             manifests: Vec::new(),
         };
         for (i, (name, preset, sets, scores)) in students.iter().enumerate() {
-            let card = json!({"preset": preset, "objective": "vision", "parameters_without_projection": 1000 - 100 * i});
+            let card = json!({"preset": preset, "objective": "vision", "datasets": sets, "parameters_without_projection": 1000 - 100 * i});
             data.encoders.push(Encoder {
                 name: (*name).into(),
                 folder: "x".into(),
@@ -307,8 +296,6 @@ mod tests {
                 log: Vec::new(),
                 tokens: BTreeMap::new(),
             });
-            let sets: Vec<_> = sets.iter().map(|set| json!({"dataset": set})).collect();
-            data.manifests.push((format!("distill {name}"), json!({"config": {"student": {"datasets": sets}}})));
             for ((metric, _), score) in SKILLS.iter().zip(scores) {
                 data.summary.push(row(name, metric, *score));
                 data.summary.push(row(name, &format!("retention_{metric}"), *score));

@@ -61,6 +61,12 @@ impl Encoder {
         self.card_text("objective")
     }
 
+    /// Prompt sets that it learned from, as its card says.
+    pub fn prompt_sets(&self) -> Vec<&str> {
+        let sets = self.card.as_ref().and_then(|card| card.get("datasets")?.as_array());
+        sets.into_iter().flatten().filter_map(|set| set.as_str()).collect()
+    }
+
     /// Whether it was distilled at all.
     pub fn is_student(&self) -> bool {
         self.name != REAL && self.name != TEACHER
@@ -169,6 +175,17 @@ impl Data {
             .or_else(|| self.encoders.iter().find(|encoder| encoder.is_student()))
     }
 
+    /// Students distilled through the denoiser from as many prompt sets as any of them, one of each size, from large to small.
+    pub fn sizes(&self) -> Vec<&Encoder> {
+        let vision = || self.encoders.iter().filter(|encoder| encoder.objective() == Some("vision"));
+        let most = vision().map(|encoder| encoder.prompt_sets().len()).max().unwrap_or(0);
+        let mut students: Vec<&Encoder> = vision().filter(|encoder| encoder.prompt_sets().len() == most).collect();
+        let size = |encoder: &Encoder| self.parameters_encoder(&encoder.name).unwrap_or(0.0);
+        students.sort_by(|a, b| size(b).total_cmp(&size(a)));
+        students.dedup_by(|a, b| a.card_text("preset") == b.card_text("preset"));
+        students
+    }
+
     /// Students of the same architecture with that objective, without `of` itself.
     pub fn twins(&self, of: &Encoder, objective: &str) -> Vec<&Encoder> {
         let Some(preset) = of.card_text("preset") else { return Vec::new() };
@@ -176,14 +193,6 @@ impl Data {
             encoder.name != of.name && encoder.card_text("preset") == Some(preset) && encoder.objective() == Some(objective)
         };
         self.encoders.iter().filter(same).collect()
-    }
-
-    /// Prompt sets that a student learned from, as its manifest says.
-    pub fn prompt_sets(&self, student: &str) -> Vec<&str> {
-        let stage = format!("distill {student}");
-        let manifest = self.manifests.iter().find(|(name, _)| *name == stage);
-        let sources = manifest.and_then(|(_, manifest)| manifest["config"]["student"]["datasets"].as_array());
-        sources.into_iter().flatten().filter_map(|source| source["dataset"].as_str()).collect()
     }
 
     fn sort_encoders(&mut self) {

@@ -16,7 +16,7 @@ const CURVE_WINDOW: usize = 20;
 /// Scaling figure, bars per category, learning curves.
 pub fn figures(data: &Data) -> Result<String> {
     let mut html = String::new();
-    let vision: Vec<&Encoder> = data.encoders.iter().filter(|encoder| encoder.objective() == Some("vision")).collect();
+    let vision = data.sizes();
     let kinds = [("compbench", "Composition"), ("ocr_mean", "Text rendering"), ("clip_score", "CLIP score")];
     let series: Vec<SizeSeries> = kinds
         .iter()
@@ -42,7 +42,7 @@ pub fn figures(data: &Data) -> Result<String> {
         let svg = plot::sizes(&series, Axes { x: "weights of the encoder, without projection (log)", y: "% of the teacher", description })?;
         let fitted = series.iter().any(|series| series.line.is_some());
         let fit = if fitted { " Broad pale lines: fitted laws, teacher included; their intervals stand under Tests." } else { "" };
-        let words = format!("Scaling down: what each student keeps of its teacher, over the size of its encoder.{fit}");
+        let words = format!("Scaling down, as in the paper's Figure 1: what each student keeps of its teacher, over the size of its encoder.{fit}");
         html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &words));
     }
     for objective in ["vision", "naive"] {

@@ -61,7 +61,7 @@ pub fn page(data: &Data, config: &Config) -> Result<Page> {
         ("tests", "Tests", significance::html(data, &mut notes)),
         ("naive", "Naive distillation", sections::naive(data)),
         ("claims", "The paper's claims", claims::claims(data)?),
-        ("paper", "Beside the paper", sections::beside_paper(data)?),
+        ("paper", "Beside the paper", sections::beside_paper(data, headline)?),
         ("figures", "Figures", figures::figures(data)?),
         ("images", "Images", sections::images(gallery.items.len())),
         ("ceilings", "Ceilings of the judges", sections::ceilings(data, &mut notes)),

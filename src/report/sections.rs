@@ -189,7 +189,7 @@ fn training_cells(data: &Data, encoder: &Encoder, compared: &str) -> Vec<Cell> {
 }
 
 /// The columns of a table of ours, with a table of the paper that has them too.
-const BESIDE: [(&str, u64, &[&str]); 3] = [
+const BESIDE: [(&str, u64, &[&str]); 4] = [
     (
         "Composition",
         1,
@@ -197,10 +197,15 @@ const BESIDE: [(&str, u64, &[&str]); 3] = [
     ),
     ("Image quality", 2, &["fid", "frechet", "clip_score"]),
     ("Text rendering", 3, &["ocr_char", "ocr_word", "ocr_sentence"]),
+    ("Prompt sets and objectives", ABLATIONS, &["fid", "frechet", "clip_score", "compbench", "ocr_mean"]),
 ];
 
+/// The paper's table of one network under several trainings.
+const ABLATIONS: u64 = 4;
+
 /// Our tables, each beside the paper's.
-pub fn beside_paper(data: &Data) -> Result<String> {
+pub fn beside_paper(data: &Data, headline: Option<&Encoder>) -> Result<String> {
+    let preset = headline.and_then(|encoder| encoder.card_text("preset"));
     let published = Published::read()?;
     let mut html = format!(
         "<p>Beside each table of this run: published numbers of “{}” (protocol: {}). Models, images, prompts and judges differ from this run's, so values are \
@@ -212,27 +217,46 @@ pub fn beside_paper(data: &Data) -> Result<String> {
     for (title, number, columns) in BESIDE {
         let ours: Vec<&str> = columns.iter().copied().filter(|metric| data.metrics().contains(metric)).collect();
         let mut table = Table::new(&format!("This run: {title}")).column("Encoder", None);
+        if number == ABLATIONS {
+            table = table.column("Learned from", None);
+        }
         for metric in &ours {
             let direction = data.summary.iter().find(|row| row.metric == *metric).map_or("", |row| arrow(&row.direction));
             table = table.column(&format!("{}{direction}", metric_title(metric)), None);
         }
-        for encoder in data.encoders.iter().filter(|encoder| encoder.name != REAL) {
+        let belongs = |encoder: &&Encoder| match number {
+            ABLATIONS => encoder.is_student() && encoder.card_text("preset") == preset,
+            _ => encoder.name != REAL,
+        };
+        for encoder in data.encoders.iter().filter(belongs) {
             let numbers: Vec<Option<&SummaryRow>> = ours.iter().map(|metric| data.value(&encoder.name, metric)).collect();
             if numbers.iter().any(Option::is_some) {
+                let learned = (number == ABLATIONS).then(|| Cell::text(&learned_from(encoder)));
                 let cells = numbers.into_iter().zip(&ours).map(|(row, metric)| {
                     let kept = data.number(&encoder.name, &format!("retention_{metric}"), "all", Some(TEACHER));
                     Cell::value(row).with_share(kept.map(|kept| kept.value))
                 });
-                table.row(std::iter::once(encoder_cell(encoder)).chain(cells).collect());
+                table.row(std::iter::once(encoder_cell(encoder)).chain(learned).chain(cells).collect());
             }
         }
         let ours = if table.is_empty() { format!("<p class=\"absent\">{title}: not measured in this run.</p>") } else { table.html() };
         html.push_str(&published.beside(&ours, &[number]));
     }
-    html.push_str("<details><summary>Tables 4 to 7 of the paper</summary>");
-    html.push_str(&published.beside("", &[4, 5, 6, 7]));
+    html.push_str("<details><summary>Tables 5 to 7 of the paper</summary>");
+    html.push_str(&published.beside("", &[5, 6, 7]));
     html.push_str("</details>");
     Ok(html)
+}
+
+/// Prompt sets and objective of a training in words.
+fn learned_from(encoder: &Encoder) -> String {
+    match encoder.objective() {
+        Some("none") => "nothing, as it starts".into(),
+        objective => {
+            let how = if objective == Some("naive") { ", naive" } else { "" };
+            format!("{}{how}, {} updates", encoder.prompt_sets().join(" + "), encoder.card_number("updates").unwrap_or(0.0))
+        }
+    }
 }
 
 /// The name the page writes for an encoder.
