@@ -145,7 +145,7 @@ impl Config {
 impl Config {
     /// The configuration as far as images depend on it.
     pub fn essence(&self) -> Self {
-        Self { offload: false, ..self.clone() }
+        Self { offload: false, timed_images: 0, ..self.clone() }
     }
 
     /// Images of each prompt of a set.
