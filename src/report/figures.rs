@@ -42,7 +42,8 @@ pub fn figures(data: &Data) -> Result<String> {
         let svg = plot::sizes(&series, Axes { x: "weights of the encoder, without projection (log)", y: "% of the teacher", description })?;
         let fitted = series.iter().any(|series| series.line.is_some());
         let fit = if fitted { " Broad pale lines: fitted laws, teacher included; their intervals stand under Tests." } else { "" };
-        let words = format!("Scaling down, as in the paper's Figure 1: what each student keeps of its teacher, over the size of its encoder.{fit}");
+        let words =
+            format!("Scaling down, as in the paper's Figure 1: what each student keeps of its teacher, over the size of its encoder.{fit}");
         html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), &words));
     }
     for objective in ["vision", "naive"] {
