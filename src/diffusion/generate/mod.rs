@@ -70,7 +70,7 @@ impl Default for Config {
             shift: Shift::Resolution,
             control: None,
             offload: false,
-            // The fewest that have quartiles beside a median.
+            // Of five, the quartiles are times that were measured.
             timed_images: 5,
             // Fills two CPU cores at 64 px; larger batches gain nothing there.
             batch: 16,
