@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::Pipeline;
-use crate::distill::config::Initialisation;
+use crate::distill::{self, Initialisation, Objective};
 use crate::models::teacher::{TeacherConfig, WeightSource};
 use crate::run::hub::{self, Model};
 use crate::run::machine::{self, readable_bytes};
@@ -67,10 +67,15 @@ pub fn sizes(pipeline: &Pipeline, frozen: u64) -> Vec<String> {
     let (experiment, folder) = (&pipeline.experiment, &pipeline.context.pipeline);
     let known = experiment.teacher.text_width(folder).and_then(|width| Ok((width, experiment.teacher.geometry(folder)?.resolution)));
     let Ok((width, resolution)) = known else { return Vec::new() };
-    let counted = experiment.student.iter().filter_map(|student| Some((&student.name, student.parameters(width).ok()?)));
-    let counted: Vec<(&String, u64)> = counted.collect();
-    let Some((largest, weights)) = counted.iter().max_by_key(|(_, weights)| *weights) else { return Vec::new() };
-    let (trained, all) = (TRAINED * weights, STORED * counted.iter().map(|(_, weights)| weights).sum::<u64>());
+    let counted = experiment.student.iter().filter_map(|student| Some((student, student.parameters(width).ok()?)));
+    let counted: Vec<_> = counted.collect();
+    let is_trained = |student: &distill::Config| student.objective != Objective::None;
+    let largest = counted.iter().filter(|(student, _)| is_trained(student)).max_by_key(|(_, weights)| *weights);
+    let (trained, training) = match largest {
+        Some((student, weights)) => (TRAINED * weights, format!("{} to train `{}`", readable_bytes(TRAINED * weights), student.name)),
+        None => (0, "nothing is trained".into()),
+    };
+    let all = STORED * counted.iter().map(|(_, weights)| weights).sum::<u64>();
     let need = frozen + trained;
     let against = |have: Option<u64>, need: u64| match have {
         Some(have) if have < need => format!("too little: {} available", readable_bytes(have)),
@@ -81,10 +86,9 @@ pub fn sizes(pipeline: &Pipeline, frozen: u64) -> Vec<String> {
     let image = (PIXEL * resolution * resolution) as u64;
     vec![
         format!(
-            "memory: {} and the activations of a batch ({} of frozen networks; {} to train `{largest}`); {}",
+            "memory: {} and the activations of a batch ({} of frozen networks; {training}); {}",
             readable_bytes(need),
             readable_bytes(frozen),
-            readable_bytes(trained),
             against(memory, need)
         ),
         format!(
