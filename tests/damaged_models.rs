@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::{self as gguf_file_format, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use scaledown::error::Result;
 use scaledown::models::mapped::Reading;
@@ -102,6 +103,22 @@ fn gguf() {
     gguf_file::write(&path, tensors(), GgmlDType::Q8_0);
     survives(&path, contents(Reading::Whole));
     survives(&path, contents(Reading::Mapped));
+}
+
+#[test]
+fn a_gguf_file_aligned_to_nothing_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.gguf");
+    let matrix = QTensor::quantize(&tensors()["a.weight"], GgmlDType::Q8_0).unwrap();
+    for alignment in [Value::U8(0), Value::I16(0), Value::U32(0), Value::U32(32)] {
+        let mut file = std::fs::File::create(&path).unwrap();
+        gguf_file_format::write(&mut file, &[("general.alignment", &alignment)], &[("a.weight", &matrix)]).unwrap();
+        let found = contents(Reading::Whole)(&path);
+        match alignment.to_u32() {
+            Ok(32) => found.unwrap(),
+            _ => assert!(found.unwrap_err().to_string().contains("aligned to 0 bytes"), "{alignment:?}"),
+        }
+    }
 }
 
 #[test]

@@ -26,6 +26,9 @@ pub fn read(path: &Path, device: &Device, reading: Reading) -> Result<Contents> 
     let problem = |error: &dyn std::fmt::Display| Error::format("GGUF file", path, error);
     let mut file = BufReader::new(File::open(path).map_err(Error::io("read", path))?);
     let length = file.get_ref().metadata().map_err(Error::io("read", path))?.len();
+    if is_aligned_to_nothing(path)? {
+        return Err(problem(&"its tensors are aligned to 0 bytes"));
+    }
     let content = Content::read(&mut file).map_err(|error| problem(&error))?;
     let map = match reading {
         Reading::Whole => None,
@@ -71,6 +74,25 @@ pub fn read(path: &Path, device: &Device, reading: Reading) -> Result<Contents> 
         }
     }
     Ok(Contents { tensors, quantised })
+}
+
+/// Whether a header says so, which candle divides by: the key, the number of one of the six short types of integers, and zeros.
+fn is_aligned_to_nothing(path: &Path) -> Result<bool> {
+    const KEY: &[u8] = b"general.alignment";
+    /// Keys of the whole file come first.
+    const HEAD: u64 = 1 << 20;
+    let mut head = Vec::new();
+    File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)).map_err(Error::io("read", path))?;
+    let Some(at) = head.windows(KEY.len()).position(|bytes| bytes == KEY) else { return Ok(false) };
+    let value = &head[at + KEY.len()..];
+    let Some((kind, number)) = value.split_first_chunk::<4>() else { return Ok(false) };
+    let bytes = match u32::from_le_bytes(*kind) {
+        0 | 1 => 1,
+        2 | 3 => 2,
+        4 | 5 => 4,
+        _ => return Ok(false),
+    };
+    Ok(number.get(..bytes).is_some_and(|number| number.iter().all(|&byte| byte == 0)))
 }
 
 /// Numbers that are no blocks, where a file is mapped.
