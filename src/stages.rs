@@ -193,7 +193,7 @@ impl Pipeline {
         files.extend(
             experiment.student.iter().flat_map(|student| student.files(context)).filter(|path| path.starts_with(&context.pipeline)),
         );
-        files.extend(experiment.generate.control.iter().flat_map(|control| control.files(&context.pipeline)));
+        files.extend(experiment.generate.control.iter().map(|control| context.pipeline.join(&control.image)));
         files.extend(experiment.data.file.iter().map(|file| context.datasets.join(&file.path)));
         files.sort();
         files.dedup();
