@@ -49,18 +49,43 @@ fn effective_rank(rows: &[Vec<f64>], width: usize) -> Result<f64> {
     Ok(entropy.exp())
 }
 
+/// The mean cosine taken apart into one pseudo-value per prompt, in order of `rows` `[n][D]`, n ≥ 3; their mean is the mean cosine.
+///
+/// A cosine belongs to two prompts, so the spread of the prompts' own mean cosines is only half of what the mean varies by. Tukey's
+/// pseudo-values n·U − (n − 1)·U₋ᵢ, U₋ᵢ being the mean cosine without prompt i, have the right one (Arvesen 1969), so intervals and
+/// paired differences may be taken over them as over any score of a prompt.
+///
+/// # Errors
+/// Fewer than three rows, or a zero row.
+pub fn cosine_pseudo_values(rows: &[Vec<f64>]) -> Result<Vec<f64>> {
+    if rows.len() < 3 {
+        return Err(Error::Invalid(format!("the mean cosine without a prompt needs at least three prompts, found {}", rows.len())));
+    }
+    let (sums, n) = (cosine_sums(rows)?, rows.len() as f64);
+    let total: f64 = sums.iter().sum();
+    // Without prompt i, the ordered pairs with it are gone, twice its own sum.
+    Ok(sums.iter().map(|own| total / (n - 1.0) - (total - 2.0 * own) / (n - 2.0)).collect())
+}
+
 fn mean_cosine(rows: &[Vec<f64>]) -> Result<f64> {
-    // Σ_{i≠j} uᵢ·uⱼ = |Σ uᵢ|² − n for unit vectors u.
-    let mut sum = vec![0.0; rows[0].len()];
-    for (i, row) in rows.iter().enumerate() {
-        let norm = row.iter().map(|value| value * value).sum::<f64>().sqrt();
-        if norm == 0.0 {
-            return Err(Error::Invalid(format!("text embedding {i} is zero, it has no direction")));
-        }
+    let n = rows.len() as f64;
+    Ok(cosine_sums(rows)?.iter().sum::<f64>() / (n * (n - 1.0)))
+}
+
+/// Of each row the sum of its cosines with all others.
+fn cosine_sums(rows: &[Vec<f64>]) -> Result<Vec<f64>> {
+    let norm = |(i, row): (usize, &Vec<f64>)| match row.iter().map(|value| value * value).sum::<f64>().sqrt() {
+        0.0 => Err(Error::Invalid(format!("text embedding {i} is zero, it has no direction"))),
+        norm => Ok(norm),
+    };
+    let norms = rows.iter().enumerate().map(norm).collect::<Result<Vec<f64>>>()?;
+    let mut sum = vec![0.0; rows.first().map_or(0, Vec::len)];
+    for (row, norm) in rows.iter().zip(&norms) {
         sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value / norm);
     }
-    let n = rows.len() as f64;
-    Ok((sum.iter().map(|value| value * value).sum::<f64>() - n) / (n * (n - 1.0)))
+    // uᵢ · Σ_{j≠i} uⱼ = uᵢ · Σ uⱼ − 1 for unit vectors u.
+    let with_all = |row: &[f64], norm: f64| row.iter().zip(&sum).map(|(value, sum)| value / norm * sum).sum::<f64>();
+    Ok(rows.iter().zip(&norms).map(|(row, &norm)| with_all(row, norm) - 1.0).collect())
 }
 
 #[cfg(test)]
@@ -87,6 +112,19 @@ mod tests {
     fn total_collapse_is_an_error_and_not_a_number() {
         assert!(spread(&vec![vec![0.3, 0.4]; 5]).unwrap_err().to_string().contains("total collapse"));
         assert!(spread(&[vec![1.0]]).is_err());
+    }
+
+    #[test]
+    fn pseudo_values_are_those_of_leaving_a_prompt_out() {
+        let rows: Vec<Vec<f64>> = (0..7).map(|i| vec![1.0, (f64::from(i) * 1.7).sin(), (f64::from(i) * 0.9).cos()]).collect();
+        let (found, mean) = (cosine_pseudo_values(&rows).unwrap(), mean_cosine(&rows).unwrap());
+        for (i, value) in found.iter().enumerate() {
+            let mut without = rows.clone();
+            without.remove(i);
+            assert!((value - (7.0 * mean - 6.0 * mean_cosine(&without).unwrap())).abs() < 1e-12, "{i}");
+        }
+        assert!((found.iter().sum::<f64>() / 7.0 - mean).abs() < 1e-12);
+        assert!(cosine_pseudo_values(&rows[..2]).is_err() && cosine_pseudo_values(&vec![vec![0.0]; 4]).is_err());
     }
 
     #[test]

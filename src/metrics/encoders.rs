@@ -8,8 +8,9 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::metrics::efficiency::{bytes, encode_latency};
-use crate::metrics::embeddings::spread;
+use crate::metrics::embeddings::{cosine_pseudo_values, spread};
 use crate::metrics::evaluate::{Config, Group, ImageSet};
+use crate::metrics::spaces::{self, Clouds};
 use crate::metrics::summary::{self, Comparison};
 use crate::metrics::tsne;
 use crate::models::TextEncoder;
@@ -22,8 +23,8 @@ use crate::run::evaluation::{ScalingRow, Skipped, TsneRow};
 use crate::run::progress::Progress;
 use crate::run::results::{COSTS, Costs, SampleRow, SummaryRow};
 use crate::run::{files, interrupt};
-use crate::stats;
 use crate::stats::scores::{ALL, ScoreTable};
+use crate::stats::{self, Observation};
 
 /// File of the mean-pooled text embeddings, beside the sample table; its one tensor is `text` `[n, D]`.
 const EMBEDDINGS: &str = "embeddings.safetensors";
@@ -65,6 +66,7 @@ fn card(encoder: &str, context: &RunContext) -> Result<Option<StudentCard>> {
 /// Rows and reasons gathered about the encoders.
 pub struct Gathered<'a> {
     pub config: &'a Config,
+    pub comparisons: &'a [Comparison],
     pub summary: Vec<SummaryRow>,
     pub skipped: Vec<Skipped>,
 }
@@ -90,8 +92,9 @@ impl Gathered<'_> {
         }
         if wants_spread {
             for (encoder, embeddings) in &embedded {
-                self.spread(encoder, embeddings);
+                self.spread(encoder, embeddings)?;
             }
+            self.spaces(&embedded)?;
         }
         if wants_map { self.map(&embedded) } else { Ok(Vec::new()) }
     }
@@ -205,34 +208,84 @@ impl Gathered<'_> {
         Ok(())
     }
 
-    fn spread(&mut self, encoder: &str, embeddings: &Embeddings) {
-        match spread(&embeddings.rows) {
-            Ok(spread) => {
-                let n = embeddings.rows.len() as u64;
-                let protocol = format!("mean-pooled text embeddings of {n} prompts; a description of this set, no interval");
-                let mut add = |metric: &str, value: f64, unit: &str| {
-                    let unbounded = [value, f64::NEG_INFINITY, f64::INFINITY];
-                    self.summary.push(row(encoder, metric, unbounded, n, (unit, "none"), &protocol));
-                };
-                add("effective_rank", spread.effective_rank, "directions");
-                add("mean_cosine", spread.mean_cosine, "cos");
+    fn spread(&mut self, encoder: &str, embeddings: &Embeddings) -> Result<()> {
+        let spread = match spread(&embeddings.rows) {
+            Ok(spread) => spread,
+            Err(error) => {
+                self.skip("effective_rank", Some(encoder), &error.to_string());
+                return Ok(());
             }
-            Err(error) => self.skip("effective_rank", Some(encoder), &error.to_string()),
+        };
+        let n = embeddings.rows.len() as u64;
+        let of = format!("mean-pooled text embeddings of {n} prompts");
+        let unbounded = |value: f64| [value, f64::NEG_INFINITY, f64::INFINITY];
+        let described = format!("{of}; a description of this set, no interval");
+        self.summary.push(row(encoder, "effective_rank", unbounded(spread.effective_rank), n, ("directions", "none"), &described));
+        let (values, protocol) = match cosine_pseudo_values(&embeddings.rows) {
+            Ok(cosines) => {
+                let observed = |(&id, &value): (&u64, &f64)| Observation::plain(id, value);
+                let observations: Vec<Observation> = embeddings.ids.iter().zip(&cosines).map(observed).collect();
+                let estimate = stats::mean(&observations, &self.config.bootstrap)?;
+                let protocol = format!("{of}; bootstrap over prompts of the jackknife's pseudo-values");
+                ([spread.mean_cosine, estimate.low, estimate.high], protocol)
+            }
+            // Two prompts have one cosine and no interval.
+            Err(_) => (unbounded(spread.mean_cosine), described),
+        };
+        self.summary.push(row(encoder, spaces::MEAN_COSINE, values, n, ("cos", "none"), &protocol));
+        Ok(())
+    }
+
+    /// How the students' embeddings lie among the teacher's.
+    fn spaces(&mut self, embedded: &[(&str, Embeddings)]) -> Result<()> {
+        if embedded.iter().all(|(encoder, _)| *encoder == TEACHER) {
+            return Ok(());
         }
+        let Some((_, teacher)) = embedded.iter().find(|(encoder, _)| *encoder == TEACHER) else {
+            self.skip(
+                "neighbours",
+                None,
+                "the teacher has no text embeddings to measure distances to; run `scaledown generate --encoder teacher`",
+            );
+            return Ok(());
+        };
+        let width = |embeddings: &Embeddings| embeddings.rows.first().map_or(0, Vec::len);
+        let mut compared: Vec<&(&str, Embeddings)> = Vec::new();
+        for one in embedded {
+            if width(&one.1) == width(teacher) {
+                compared.push(one);
+            } else {
+                let reason = format!("its embeddings have {} numbers, expected {} as the teacher's have", width(&one.1), width(teacher));
+                self.skip("neighbours", Some(one.0), &reason);
+            }
+        }
+        let chosen = shared_prompts(&compared, spaces::MOST);
+        if chosen.len() < spaces::FEWEST {
+            let reason = format!("{} prompts have embeddings of all encoders, expected at least {}", chosen.len(), spaces::FEWEST);
+            self.skip("neighbours", None, &reason);
+            return Ok(());
+        }
+        let rows = |set: &Embeddings| chosen.iter().map(|row| set.rows[set.index[&row.prompt_id]].clone()).collect();
+        let students = compared.iter().filter(|(encoder, _)| *encoder != TEACHER);
+        let clouds = Clouds {
+            prompts: chosen.iter().map(|row| row.prompt_id).collect(),
+            teacher: rows(teacher),
+            students: students.map(|(encoder, set)| (*encoder, rows(set))).collect(),
+        };
+        match clouds.summarise(self.comparisons, &self.config.bootstrap) {
+            Ok(numbers) => self.summary.extend(numbers),
+            Err(Error::Invalid(reason)) => self.skip("neighbours", None, &reason),
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn map(&mut self, embedded: &[(&str, Embeddings)]) -> Result<Vec<TsneRow>> {
-        let Some((_, first)) = embedded.first() else {
+        if embedded.is_empty() {
             self.skip("tsne", None, "no encoder has text embeddings");
             return Ok(Vec::new());
-        };
-        let shared: Vec<&SampleRow> = {
-            let common = |row: &&SampleRow| embedded.iter().all(|(_, other)| other.index.contains_key(&row.prompt_id));
-            first.prompts.iter().filter(common).collect()
-        };
-        // Evenly over the table, so that every prompt set is on the map.
-        let step = shared.len().div_ceil(self.config.tsne.prompts.max(1)).max(1);
-        let chosen: Vec<&SampleRow> = shared.into_iter().step_by(step).collect();
+        }
+        let chosen = shared_prompts(&embedded.iter().collect::<Vec<_>>(), self.config.tsne.prompts);
         let points: Vec<(&str, &SampleRow)> =
             embedded.iter().flat_map(|(encoder, _)| chosen.iter().map(move |row| (*encoder, *row))).collect();
         let rows: Vec<Vec<f64>> =
@@ -258,12 +311,23 @@ impl Gathered<'_> {
     }
 }
 
+/// Prompts that all encoders have, at most `most`, evenly over the table, so that every prompt set is among them.
+fn shared_prompts<'a>(embedded: &[&'a (&str, Embeddings)], most: usize) -> Vec<&'a SampleRow> {
+    let Some((_, first)) = embedded.first() else { return Vec::new() };
+    let common = |row: &&SampleRow| embedded.iter().all(|(_, other)| other.index.contains_key(&row.prompt_id));
+    let shared: Vec<&SampleRow> = first.prompts.iter().filter(common).collect();
+    let step = shared.len().div_ceil(most.max(1)).max(1);
+    shared.into_iter().step_by(step).collect()
+}
+
 /// Mean-pooled text embeddings of one encoder.
 struct Embeddings {
     /// One sample row per prompt.
     prompts: Vec<SampleRow>,
     /// `[n][D]`.
     rows: Vec<Vec<f64>>,
+    /// Prompt id of each row.
+    ids: Vec<u64>,
     /// Prompt id → row of `rows`.
     index: BTreeMap<u64, usize>,
 }
@@ -280,7 +344,7 @@ fn read_embeddings(set: &ImageSet) -> Result<Option<Embeddings>> {
     if let Some(row) = prompts.iter().find(|row| !index.contains_key(&row.prompt_id)) {
         return Err(Error::format("set of text embeddings", path, format!("prompt `{}` has images but no embedding", row.prompt)));
     }
-    Ok(Some(Embeddings { prompts, rows, index }))
+    Ok(Some(Embeddings { prompts, rows, ids, index }))
 }
 
 /// The tensor `text` `[n, D]` in f64 and `prompt_id` `[n]`, the ids' bits as i64.

@@ -123,7 +123,7 @@ pub fn run(config: &Config, teacher: &TeacherConfig, context: &RunContext) -> Re
             Err(reason) => results.skip("frechet", None, reason),
         }
     }
-    let mut gathered = encoders::Gathered { config, summary: results.summary, skipped: results.skipped };
+    let mut gathered = encoders::Gathered { config, comparisons: &comparisons, summary: results.summary, skipped: results.skipped };
     let places = gathered.measure(&sets, teacher, context)?;
     let scaling = gathered.scaling_laws(&scores, context)?;
     comparison::correct(&mut results.comparisons, &config.tests);

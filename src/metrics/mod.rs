@@ -10,5 +10,6 @@ pub mod evaluate;
 pub mod experts;
 pub mod frechet;
 pub mod ocr;
+pub mod spaces;
 pub mod summary;
 pub mod tsne;
