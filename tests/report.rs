@@ -100,6 +100,28 @@ fn numbers_and_their_intervals_appear() {
 }
 
 #[test]
+fn where_embeddings_lie_stands_beside_their_map_and_answers_two_claims() {
+    let folder = tempfile::tempdir().unwrap();
+    let html = render(&run_below(folder.path()));
+    let section = html.split("<section id=\"collapse\"").nth(1).and_then(|rest| rest.split("</section>").next()).unwrap();
+    for expected in [
+        "2.50<br><small class=\"interval\">[2.38, 2.62]</small> <small class=\"n\">n 48</small>",
+        "62.5<br><small class=\"interval\">[62.4, 62.6]</small> <small class=\"n\">n 48</small>",
+        "+1.75<br><small class=\"interval\">[1.62, 1.88]</small> <small class=\"n\">n 48</small>",
+        "−0.625<br><small class=\"interval\">[−0.750, −0.500]</small>",
+        "0.875<br><small class=\"interval\">[0.750, 1.000]</small>",
+        "<figcaption>t-SNE of mean-pooled text embeddings",
+    ] {
+        assert!(section.contains(expected), "`{expected}` is missing in {section}");
+    }
+    for claim in ["maps them onto it (Figure 6)</b>: agrees.", "the same embedding (Figure 9)</b>: agrees."] {
+        assert!(html.contains(claim), "`{claim}` is missing");
+    }
+    // A metric of students only is no gap of the teacher; `small` was not measured.
+    assert!(html.contains("recall@1, %) has no value for small, base-untrained."));
+}
+
+#[test]
 fn evidence_of_every_judge_reaches_the_page() {
     let folder = tempfile::tempdir().unwrap();
     let data = gallery(&render(&run_below(folder.path())));

@@ -1,6 +1,8 @@
 //! The paper's claims one by one, each with what this run says of it by a fixed rule. Two scores are told apart only where their
 //! intervals do not touch, a difference only where a corrected test shows it.
 
+mod spaces;
+
 use std::cmp::Ordering;
 
 use super::data::{Data, Encoder, TEACHER};
@@ -61,7 +63,16 @@ struct Finding {
 
 /// All claims as a list.
 pub fn claims(data: &Data) -> Result<String> {
-    let findings = [shrinking(data), text_first(data), keeping(data)?, objectives(data), single_sets(data), all_sets(data)];
+    let findings = [
+        shrinking(data),
+        text_first(data),
+        keeping(data)?,
+        objectives(data),
+        single_sets(data),
+        all_sets(data),
+        spaces::overlap(data),
+        spaces::collapse(data),
+    ];
     let counts: Vec<String> = Verdict::ALL
         .iter()
         .map(|verdict| (verdict, findings.iter().filter(|finding| finding.verdict == *verdict).count()))
@@ -74,7 +85,7 @@ pub fn claims(data: &Data) -> Result<String> {
         .collect();
     Ok(format!(
         "<p>What this run says of the paper's claims ({}). Two scores count as different where their 95 % intervals do not touch, and a \
-         paired difference where its corrected test shows it; the rest is undecided.</p><ol class=\"claims\">{items}</ol>",
+         paired difference where its corrected test shows it, of embeddings where its interval excludes zero; the rest is undecided.</p><ol class=\"claims\">{items}</ol>",
         counts.join(", ")
     ))
 }
@@ -256,7 +267,7 @@ mod tests {
 
     const ALL: [&str; 3] = ["laion", "compbench", "commontext"];
 
-    fn row(encoder: &str, metric: &str, value: f64) -> SummaryRow {
+    pub(super) fn row(encoder: &str, metric: &str, value: f64) -> SummaryRow {
         let versus = metric.starts_with("retention_").then(|| TEACHER.to_owned());
         SummaryRow {
             encoder: encoder.into(),
@@ -274,7 +285,7 @@ mod tests {
     }
 
     /// Students by name, preset, sets and scores for CLIP, CompBench and OCR.
-    fn data(students: &[(&str, &str, &[&str], [f64; 3])]) -> Data {
+    pub(super) fn data(students: &[(&str, &str, &[&str], [f64; 3])]) -> Data {
         let mut data = Data {
             name: "t".into(),
             encoders: Vec::new(),

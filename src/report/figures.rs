@@ -4,7 +4,7 @@ use super::data::{Data, Encoder, REAL, TEACHER};
 use super::page::{Notes, metric_title};
 use super::plot::{self, Axes, Bar, Series, SizeSeries};
 use super::sections::{display_name, encoder_cell};
-use super::table::{Cell, Table, escape, format_value};
+use super::table::{Cell, Table, escape};
 use crate::error::Result;
 use crate::run::results::{SummaryRow, TrainLogRow};
 
@@ -154,7 +154,7 @@ pub fn collapse(data: &Data, notes: &mut Notes) -> Result<String> {
     let mut table =
         Table::new("Signs of collapse: few directions, a mean cosine near 1, dead units, lost variance").column("Encoder", None);
     for metric in &metrics {
-        let protocol = data.summary.iter().find(|row| row.metric == *metric).map(|row| notes.number(&row.protocol));
+        let protocol = data.summary.iter().find(|row| row.metric == *metric && row.versus.is_none()).map(|row| notes.number(&row.protocol));
         table = table.column(&metric_title(metric), protocol);
     }
     for (_, title) in cards {
@@ -163,10 +163,7 @@ pub fn collapse(data: &Data, notes: &mut Notes) -> Result<String> {
     for encoder in data.encoders.iter().filter(|encoder| encoder.name != REAL) {
         let mut cells = vec![encoder_cell(encoder)];
         for metric in &metrics {
-            cells.push(match data.value(&encoder.name, metric) {
-                Some(row) => Cell::number(row.value, &format_value(metric, row.value)),
-                None => Cell::absent("not measured"),
-            });
+            cells.push(Cell::value(data.value(&encoder.name, metric)));
         }
         for (key, _) in cards {
             cells.push(
@@ -189,6 +186,44 @@ pub fn collapse(data: &Data, notes: &mut Notes) -> Result<String> {
         let words = "t-SNE of mean-pooled text embeddings, one point per prompt. Distances between clusters mean nothing.";
         html.push_str(&figure(&svg, &plot::legend(series.iter().map(|series| series.name.as_str())), words));
     }
+    html.push_str(&spaces(data, notes));
     html.push_str(&table.html());
     Ok(html)
+}
+
+/// Where the students' embeddings lie among the teacher's, and how twins differ in that.
+fn spaces(data: &Data, notes: &mut Notes) -> String {
+    const PLAIN: [&str; 3] = ["nearest_teacher_distance", "recall_at_1", "nearest_own_distance"];
+    const PAIRED: [&str; 4] = ["nearest_teacher_distance", "recall_at_1", "nearest_own_distance", "mean_cosine"];
+    let mut values = Table::new("Students in the teacher's space; the teacher's own distances are 1, its own prompt is nearest for 100 %")
+        .column("Student", None);
+    let mut pairs =
+        Table::new("Student minus its twin in the teacher's space, paired by prompt; intervals, no tests").column("Student", None);
+    let note = |metric: &str, paired: bool, notes: &mut Notes| {
+        let row = data.summary.iter().find(|row| row.metric == metric && row.versus.is_some() == paired);
+        row.map(|row| notes.number(&row.protocol))
+    };
+    for metric in PLAIN {
+        values = values.column(&metric_title(metric), note(metric, false, notes));
+    }
+    pairs = pairs.column("minus", None);
+    for metric in PAIRED {
+        pairs = pairs.column(&metric_title(metric), note(metric, true, notes));
+    }
+    for student in data.encoders.iter().filter(|encoder| encoder.is_student()) {
+        let numbers = PLAIN.map(|metric| data.value(&student.name, metric));
+        if numbers.iter().any(Option::is_some) {
+            values.row(std::iter::once(encoder_cell(student)).chain(numbers.map(Cell::value)).collect());
+        }
+        for twin in data.encoders.iter().filter(|encoder| encoder.is_student()) {
+            let numbers = PAIRED.map(|metric| data.number(&student.name, metric, "all", Some(&twin.name)));
+            if numbers.iter().any(Option::is_some) {
+                pairs.row([encoder_cell(student), encoder_cell(twin)].into_iter().chain(numbers.map(Cell::signed)).collect());
+            }
+        }
+    }
+    let words = "<p>A distance above 1 lies outside of the teacher's space, one of 0 on an embedding of another prompt. Between a student's own \
+                 prompts, 0 is collapse. An embedding in the middle of all prompts is near to many of them: below 1 is no mapping unless its \
+                 own prompt is the nearest.</p>";
+    if values.is_empty() { String::new() } else { format!("{words}{}{}", values.html(), pairs.html()) }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::data::Data;
+use super::data::{Data, TEACHER};
 use super::page::metric_title;
 use super::sections::{GROUND_TRUTH, display_name, encoder_cell};
 use super::table::{Cell, Table, escape};
@@ -24,6 +24,9 @@ const USUAL: [(&str, &str); 8] = [
 /// Measured on the text encoder, which rendered ground truth does not have.
 const TEXT_ONLY: [&str; 3] = ["encode_ms", "effective_rank", "mean_cosine"];
 
+/// Measured against the teacher's embeddings, which is 1 or all for the teacher itself.
+const STUDENTS_ONLY: [&str; 3] = ["nearest_teacher_distance", "recall_at_1", "nearest_own_distance"];
+
 /// Encoders that lack a number others have, one sentence per metric.
 fn empty_cells(data: &Data) -> Vec<String> {
     let images = || data.encoders.iter().filter(|encoder| !encoder.samples.is_empty());
@@ -31,6 +34,8 @@ fn empty_cells(data: &Data) -> Vec<String> {
         let lacks: Vec<&str> = images().filter(|encoder| data.value(&encoder.name, metric).is_none()).map(display_name).collect();
         let of_encoder = metric.starts_with("parameters") || metric.starts_with("bytes") || TEXT_ONLY.contains(&metric);
         let lacks: Vec<&str> = lacks.into_iter().filter(|name| !(of_encoder && *name == GROUND_TRUTH)).collect();
+        let of_student = |name: &str| name != GROUND_TRUTH && name != TEACHER;
+        let lacks: Vec<&str> = lacks.into_iter().filter(|name| !STUDENTS_ONLY.contains(&metric) || of_student(name)).collect();
         // The distance is measured to the ground truth.
         let lacks: Vec<&str> = lacks.into_iter().filter(|name| !(matches!(metric, "frechet" | "fid") && *name == GROUND_TRUTH)).collect();
         (!lacks.is_empty()).then(|| format!("{} has no value for {}.", metric_title(metric), lacks.join(", ")))

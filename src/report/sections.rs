@@ -110,7 +110,7 @@ pub fn differences(data: &Data, notes: &mut Notes) -> String {
     }
     for encoder in &data.encoders {
         let mut references: Vec<&str> = Vec::new();
-        for row in data.summary.iter().filter(|row| row.encoder == encoder.name) {
+        for row in data.summary.iter().filter(|row| row.encoder == encoder.name && metrics.contains(&row.metric.as_str())) {
             if let Some(versus) = row.versus.as_deref().filter(|versus| !references.contains(versus)) {
                 references.push(versus);
             }

@@ -55,13 +55,15 @@ impl Cell {
     /// A reported value with interval and n.
     pub fn value(row: Option<&SummaryRow>) -> Self {
         let Some(row) = row else { return Self::absent("not measured") };
-        let shown = format!(
-            "{}<br><small class=\"interval\">{}</small> <small class=\"n\">n {}</small>",
-            escape(&format_value(&row.metric, row.value)),
-            escape(&interval(row)),
-            row.n
-        );
-        Self { shown, plain: plain_number(row.value), class: "number" }
+        let shown = format_value(&row.metric, row.value);
+        Self { shown: with_interval(&shown, row), ..Self::number(row.value, "") }
+    }
+
+    /// A difference that is not tested: sign, interval and n.
+    pub fn signed(row: Option<&SummaryRow>) -> Self {
+        let Some(row) = row else { return Self::absent("no pairs") };
+        let shown = signed(&row.metric, row.value);
+        Self { shown: with_interval(&shown, row), ..Self::number(row.value, "") }
     }
 
     /// The same cell with its share of the teacher's value below.
@@ -158,6 +160,12 @@ impl Table {
     }
 }
 
+/// A value with interval and n below.
+fn with_interval(value: &str, row: &SummaryRow) -> String {
+    let (value, interval) = (escape(value), escape(&interval(row)));
+    format!("{value}<br><small class=\"interval\">{interval}</small> <small class=\"n\">n {}</small>", row.n)
+}
+
 fn plain_number(value: f64) -> String {
     if value.is_finite() { format!("{value}") } else { String::new() }
 }
@@ -169,7 +177,9 @@ pub fn format_value(metric: &str, value: f64) -> String {
         "parameters" | "parameters_encoder" => format_count(value),
         "bytes_f32" | "bytes_bf16" | "pipeline_bytes" | "pipeline_offload_bytes" => format!("{:.2} MB", value / 1e6),
         "frechet" | "mean_cosine" => format!("{value:.3}"),
-        "clip_score" | "encode_ms" | "pipeline_s" | "pipeline_offload_s" => format!("{value:.2}"),
+        "nearest_teacher_distance" | "nearest_own_distance" | "clip_score" | "encode_ms" | "pipeline_s" | "pipeline_offload_s" => {
+            format!("{value:.2}")
+        }
         _ => format!("{value:.1}"),
     }
 }
