@@ -282,10 +282,13 @@ mod tests {
         assert!(find(&rows, "one", RECALL, None).value <= 5.0);
     }
 
+    /// A change of all embeddings.
+    type Change<'a> = &'a dyn Fn(&[Vec<f64>]) -> Vec<Vec<f64>>;
+
     #[test]
     fn numbers_do_not_depend_on_unit_place_or_order() {
         let (teacher, student) = (cloud(16, 4, 1), cloud(16, 4, 2));
-        let of = |change: &dyn Fn(&[Vec<f64>]) -> Vec<Vec<f64>>| {
+        let of = |change: Change| {
             let rows = summarise(&change(&teacher), &[("a", change(&student))], &[]).unwrap();
             [NEAREST_TEACHER, RECALL, NEAREST_OWN].map(|metric| find(&rows, "a", metric, None).value)
         };
