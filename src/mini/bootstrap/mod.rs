@@ -39,7 +39,10 @@ pub struct Config {
 pub enum Part {
     Tokenizer,
     TextEncoder,
+    StudentSmall,
     StudentBase,
+    StudentLarge,
+    StudentXl,
     Autoencoder,
     Clip,
     Reader,
@@ -49,15 +52,29 @@ pub enum Part {
 
 impl Part {
     /// Every part, in order.
-    pub const ALL: [Self; 8] =
-        [Self::Tokenizer, Self::TextEncoder, Self::StudentBase, Self::Autoencoder, Self::Clip, Self::Reader, Self::Ocr, Self::Denoiser];
+    pub const ALL: [Self; 11] = [
+        Self::Tokenizer,
+        Self::TextEncoder,
+        Self::StudentSmall,
+        Self::StudentBase,
+        Self::StudentLarge,
+        Self::StudentXl,
+        Self::Autoencoder,
+        Self::Clip,
+        Self::Reader,
+        Self::Ocr,
+        Self::Denoiser,
+    ];
 
     /// As the command line says it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tokenizer => "tokenizer",
             Self::TextEncoder => "text-encoder",
+            Self::StudentSmall => "student-small",
             Self::StudentBase => "student-base",
+            Self::StudentLarge => "student-large",
+            Self::StudentXl => "student-xl",
             Self::Autoencoder => "autoencoder",
             Self::Clip => "clip",
             Self::Reader => "reader",
@@ -75,7 +92,9 @@ impl Part {
     pub fn inputs(self) -> &'static [&'static str] {
         match self {
             Self::Tokenizer | Self::Autoencoder | Self::Reader | Self::Ocr => &[],
-            Self::TextEncoder | Self::StudentBase | Self::Clip => &["tokenizer.json"],
+            Self::TextEncoder | Self::StudentSmall | Self::StudentBase | Self::StudentLarge | Self::StudentXl | Self::Clip => {
+                &["tokenizer.json"]
+            }
             Self::Denoiser => &["tokenizer.json", "text-encoder.safetensors", "autoencoder.safetensors", "clip.safetensors"],
         }
     }
@@ -85,7 +104,10 @@ impl Part {
         match self {
             Self::Tokenizer => &["tokenizer.json"],
             Self::TextEncoder => &["text-encoder.safetensors"],
+            Self::StudentSmall => &["student-small.safetensors"],
             Self::StudentBase => &["student-base.safetensors"],
+            Self::StudentLarge => &["student-large.safetensors"],
+            Self::StudentXl => &["student-xl.safetensors"],
             Self::Autoencoder => &["autoencoder.safetensors"],
             Self::Clip => &["clip.safetensors"],
             Self::Reader => &["reader.safetensors"],
@@ -129,7 +151,7 @@ impl Config {
     pub fn of(&self, part: Part) -> Result<serde_json::Value> {
         match part {
             Part::Tokenizer => Ok(serde_json::Value::Null),
-            Part::TextEncoder | Part::StudentBase => json(&self.text_encoder),
+            Part::TextEncoder | Part::StudentSmall | Part::StudentBase | Part::StudentLarge | Part::StudentXl => json(&self.text_encoder),
             Part::Autoencoder => json(&self.autoencoder),
             Part::Clip => json(&self.clip),
             Part::Reader => json(&self.reader),
@@ -142,13 +164,17 @@ impl Config {
 /// Trains one part (or goes on where an earlier call stopped) and writes its files and measurements.
 pub fn run(config: &Config, part: Part, context: &RunContext) -> Result<()> {
     drop_other_checkpoints(config, part, context)?;
+    let text_encoder = |preset| json(&text_encoder::run(&config.text_encoder, part.name(), preset, context)?);
     let measured = match part {
         Part::Tokenizer => {
             tokenizer_training::write(&context.pipeline.join("tokenizer.json"))?;
             serde_json::Value::Null
         }
-        Part::TextEncoder => json(&text_encoder::run(&config.text_encoder, part.name(), "mini-teacher", context)?)?,
-        Part::StudentBase => json(&text_encoder::run(&config.text_encoder, part.name(), "mini-base", context)?)?,
+        Part::TextEncoder => text_encoder("mini-teacher")?,
+        Part::StudentSmall => text_encoder("mini-small")?,
+        Part::StudentBase => text_encoder("mini-base")?,
+        Part::StudentLarge => text_encoder("mini-large")?,
+        Part::StudentXl => text_encoder("mini-xl")?,
         Part::Autoencoder => json(&autoencoder::run(&config.autoencoder, context)?)?,
         Part::Clip => json(&clip::run(&config.clip, context)?)?,
         Part::Reader => json(&reader::run(&config.reader, context)?)?,
@@ -188,11 +214,21 @@ mod tests {
 
     #[test]
     fn every_part_finds_its_inputs_among_earlier_outputs() {
-        let mut made: BTreeSet<&str> = BTreeSet::new();
+        let (mut made, mut states): (BTreeSet<&str>, BTreeSet<&str>) = Default::default();
         for part in Part::ALL {
             assert!(part.inputs().iter().all(|file| made.contains(*file)), "{}", part.name());
-            made.extend(part.outputs());
+            assert!(part.outputs().iter().all(|file| made.insert(*file)), "{} writes over an earlier part", part.name());
+            assert!(part.checkpoints().iter().all(|file| states.insert(*file)), "{} goes on from another part's state", part.name());
             assert_eq!(Part::named(part.name()), Some(part));
+        }
+    }
+
+    #[test]
+    fn every_student_size_is_a_part_after_the_text_encoder() {
+        let names = Part::ALL.map(Part::name);
+        assert_eq!(names[1..6], ["text-encoder", "student-small", "student-base", "student-large", "student-xl"]);
+        for part in Part::ALL.into_iter().filter(|part| part.name().starts_with("student-")) {
+            assert_eq!(part.outputs(), [format!("{}.safetensors", part.name())]);
         }
     }
 }

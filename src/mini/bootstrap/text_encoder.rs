@@ -76,6 +76,24 @@ pub struct Outputs {
     pub n_tokens: usize,
     /// Share of neighbours predicted exactly, hidden ones included.
     pub neighbour_accuracy: f64,
+    pub parameters: Counts,
+}
+
+/// Scalar weights of an encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Those of its layers, without the table of tokens.
+    pub encoder: usize,
+    /// All that its file holds, the table of tokens included; the heads of the pretraining are not kept.
+    pub total: usize,
+}
+
+impl Counts {
+    /// What `encoder` is made of.
+    fn of(encoder: &T5Encoder) -> Self {
+        let total = encoder.count();
+        Self { encoder: total - encoder.token_table().value.elem_count(), total }
+    }
 }
 
 /// Weight of a visible token in the loss: enough to keep every token's identity in its embedding.
@@ -221,7 +239,13 @@ impl TextTask {
                 beside.count(predicted == target);
             }
         }
-        Ok(Outputs { weights, accuracy: hidden.value(), n_tokens: hidden.n, neighbour_accuracy: beside.value() })
+        Ok(Outputs {
+            weights,
+            accuracy: hidden.value(),
+            n_tokens: hidden.n,
+            neighbour_accuracy: beside.value(),
+            parameters: Counts::of(&self.network.encoder),
+        })
     }
 }
 
@@ -282,4 +306,18 @@ pub fn run(config: &Config, file: &str, preset: &str, context: &RunContext) -> R
     train(&mut task, config.steps, &checkpoint, Duration::from_secs(60))?;
     write_safetensors(&path, &task.network.encoder.named(), DType::F16)?;
     task.measure(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_encoder_without_its_table_of_tokens_has_the_weights_of_its_layers() {
+        let sizes = T5Config::preset("mini-small").unwrap();
+        let encoder = T5Encoder::new(&sizes, &Weights::initial(1, DType::F32, &Device::Cpu)).unwrap();
+        // Three layers of four projections 32 x 32, three 32 x 96 and two norms; position biases; the last norm.
+        let layers = 3 * (4 * 32 * 32 + 3 * 32 * 96 + 2 * 32) + 32 * 2 + 32;
+        assert_eq!(Counts::of(&encoder), Counts { encoder: layers, total: layers + 1024 * 32 });
+    }
 }
