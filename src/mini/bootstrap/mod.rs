@@ -30,6 +30,7 @@ pub struct Config {
     /// Pretraining on text alone, of the teacher and of the students' encoders.
     pub text_encoder: text_encoder::Config,
     pub denoiser: denoiser::Config,
+    pub denoiser_128: denoiser::fine_tuning::Config,
     pub reader: reader::Config,
     pub ocr: ocr::Config,
 }
@@ -48,11 +49,12 @@ pub enum Part {
     Reader,
     Ocr,
     Denoiser,
+    Denoiser128,
 }
 
 impl Part {
     /// Every part, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Tokenizer,
         Self::TextEncoder,
         Self::StudentSmall,
@@ -64,6 +66,7 @@ impl Part {
         Self::Reader,
         Self::Ocr,
         Self::Denoiser,
+        Self::Denoiser128,
     ];
 
     /// As the command line says it.
@@ -80,6 +83,7 @@ impl Part {
             Self::Reader => "reader",
             Self::Ocr => "ocr",
             Self::Denoiser => "denoiser",
+            Self::Denoiser128 => "denoiser-128",
         }
     }
 
@@ -96,6 +100,9 @@ impl Part {
                 &["tokenizer.json"]
             }
             Self::Denoiser => &["tokenizer.json", "text-encoder.safetensors", "autoencoder.safetensors", "clip.safetensors"],
+            Self::Denoiser128 => {
+                &["tokenizer.json", "text-encoder.safetensors", "autoencoder.safetensors", "clip.safetensors", "denoiser.safetensors"]
+            }
         }
     }
 
@@ -113,6 +120,7 @@ impl Part {
             Self::Reader => &["reader.safetensors"],
             Self::Ocr => &["ocr-detection.onnx", "ocr-recognition.onnx"],
             Self::Denoiser => &["denoiser.safetensors"],
+            Self::Denoiser128 => &["denoiser-128.safetensors"],
         }
     }
 
@@ -121,7 +129,8 @@ impl Part {
         match self {
             Self::Tokenizer => &[],
             Self::Ocr => &["ocr-detection.safetensors", "ocr-recognition.safetensors"],
-            Self::Denoiser => &["denoiser.safetensors", "guidance.safetensors"],
+            Self::Denoiser => &denoiser::FILES.checkpoints,
+            Self::Denoiser128 => &denoiser::fine_tuning::FILES.checkpoints,
             _ => self.outputs(),
         }
     }
@@ -140,6 +149,7 @@ impl Config {
             &mut self.clip.warm_start,
             &mut self.text_encoder.warm_start,
             &mut self.denoiser.warm_start,
+            &mut self.denoiser_128.warm_start,
             &mut self.reader.warm_start,
         ] {
             *warm_start = true;
@@ -157,6 +167,7 @@ impl Config {
             Part::Reader => json(&self.reader),
             Part::Ocr => json(&self.ocr),
             Part::Denoiser => json(&self.denoiser),
+            Part::Denoiser128 => json(&self.denoiser_128.after(&self.denoiser)),
         }
     }
 }
@@ -179,7 +190,11 @@ pub fn run(config: &Config, part: Part, context: &RunContext) -> Result<()> {
         Part::Clip => json(&clip::run(&config.clip, context)?)?,
         Part::Reader => json(&reader::run(&config.reader, context)?)?,
         Part::Ocr => json(&ocr::run(&config.ocr, context)?)?,
-        Part::Denoiser => json(&denoiser::run(&config.denoiser, context)?)?,
+        Part::Denoiser => json(&denoiser::run(&config.denoiser, denoiser::FILES, context)?)?,
+        Part::Denoiser128 => {
+            let settings = config.denoiser_128.after(&config.denoiser);
+            json(&denoiser::run(&settings, denoiser::fine_tuning::FILES, context)?)?
+        }
     };
     eprintln!("bootstrap {}: {measured}", part.name());
     files::write_bytes(&part.measurements(context), measured.to_string().as_bytes())

@@ -1,7 +1,12 @@
 //! Trains the miniature world's denoiser by flow matching on renders, under the frozen text encoder, as Flux was; then
-//! distils classifier-free guidance into its guidance embedding, as Flux.1-dev was.
+//! distils classifier-free guidance into its guidance embedding, as Flux.1-dev was. The same again, shorter and at a higher
+//! resolution, is the fine-tuning.
 //!
 //! Everything a step needs is drawn by key, so a resumed training repeats an uninterrupted one.
+
+pub mod fine_tuning;
+mod frozen;
+mod guidance;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,20 +15,17 @@ use std::time::Duration;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use self::frozen::{Example, Frozen};
+use self::guidance::guided;
 use super::trainer::{Task, train, warmup_constant_decay};
-use crate::diffusion::latents::pack;
+use crate::diffusion::schedule::shift_at;
 use crate::error::{Error, Result};
 use crate::mini::grammar::{sample_any, sample_two_objects};
 use crate::mini::render::render;
 use crate::mini::scene::Split;
-use crate::models::autoencoder::{Autoencoder, AutoencoderConfig};
-use crate::models::clip::{Clip, ClipConfig};
 use crate::models::flux::{Flux, FluxConfig};
-use crate::models::images::to_tensor;
-use crate::models::t5::{T5Config, T5Encoder};
-use crate::models::tokenizer::Tokenizer;
 use crate::models::weights::{Weights, read_safetensors, write_safetensors};
-use crate::models::{Denoiser, DenoiserInput, TextEncoder};
+use crate::models::{Denoiser, DenoiserInput};
 use crate::nn::average::WeightAverage;
 use crate::nn::optim::{AdamW, AdamWConfig};
 use crate::nn::param::{Gradients, Parameters};
@@ -110,9 +112,26 @@ pub struct Outputs {
     pub n_images: usize,
 }
 
-/// Location of the logit-normal time distribution: Flux's shift for 64 image tokens (0.5 at 256, 1.15 at 4,096 tokens,
-/// linear between), so that training and sampling spend their time in the same place (Esser et al. 2024, eq. 19 and 23).
-const TIME_LOCATION: f64 = 0.4675;
+/// Names of the files of one training.
+#[derive(Debug, Clone, Copy)]
+pub struct Files {
+    /// Weights in the pipeline's folder that it begins with; without them it begins anew.
+    pub start: Option<&'static str>,
+    /// Weights in the pipeline's folder that it writes.
+    pub weights: &'static str,
+    /// Training states of flow matching and of guidance, below `runs/<name>/bootstrap`.
+    pub checkpoints: [&'static str; 2],
+}
+
+/// The files of the training that begins anew.
+pub const FILES: Files =
+    Files { start: None, weights: "denoiser.safetensors", checkpoints: ["denoiser.safetensors", "guidance.safetensors"] };
+
+/// Location of the logit-normal distribution of times for `n_tokens` image tokens: Flux's shift, so that training and
+/// sampling spend their time in the same place (Esser et al. 2024, eq. 19 and 23).
+fn time_location(n_tokens: usize) -> f64 {
+    shift_at(n_tokens)
+}
 
 /// Share of the guidance updates over which the learning rate falls: nearly all, the network being trained already.
 const GUIDANCE_DECAY_SHARE: f64 = 0.8;
@@ -120,24 +139,10 @@ const GUIDANCE_DECAY_SHARE: f64 = 0.8;
 const GUIDANCE_DRAWS: u64 = 1_000_000;
 /// Draw number of the measurement on training scenes: noise that neither training saw.
 const MEASURING_DRAW: u64 = 2_000_000;
-
-/// One scene as the denoiser sees it.
-struct Example {
-    /// Packed latents, N·C values.
-    latents: Vec<f32>,
-    /// Text embedding, L·D values.
-    text: Vec<f32>,
-    /// Pooled text, P values.
-    pooled: Vec<f32>,
-}
-
-/// The frozen networks around the denoiser.
-struct Frozen {
-    tokenizer: Tokenizer,
-    text_encoder: T5Encoder,
-    clip: Clip,
-    autoencoder: Autoencoder,
-}
+/// Images a finished training is measured on.
+const MEASURED_IMAGES: u64 = 256;
+/// Image tokens measured at a time: all images at 64 px, and as much memory at any other resolution.
+const MEASURED_TOKENS: usize = 256 * 64;
 
 /// A batch ready for one update.
 struct Batch {
@@ -164,31 +169,6 @@ struct DenoiserTask<'a> {
     optimiser: AdamW,
     cache: &'a mut BTreeMap<u64, Example>,
     empty: Example,
-}
-
-impl Frozen {
-    fn load(config: &Config, context: &RunContext) -> Result<Self> {
-        let load = |file: &str| Weights::load(&context.pipeline.join(file), DType::F32, &Device::Cpu);
-        let (t5, clip, autoencoder) = (load("text-encoder.safetensors")?, load("clip.safetensors")?, load("autoencoder.safetensors")?);
-        let frozen = Self {
-            tokenizer: Tokenizer::load(&context.pipeline.join("tokenizer.json"))?,
-            text_encoder: T5Encoder::new(&T5Config::preset(&config.text_encoder)?, &t5)?,
-            clip: Clip::new(&ClipConfig::preset(&config.clip)?, &clip)?,
-            autoencoder: Autoencoder::new(&AutoencoderConfig::preset(&config.autoencoder)?, &autoencoder)?,
-        };
-        [t5, clip, autoencoder].iter().try_for_each(Weights::finish)?;
-        Ok(frozen)
-    }
-
-    fn examples(&self, config: &Config, pairs: &[(String, image::RgbImage)]) -> Result<Vec<Example>> {
-        let (prompts, images): (Vec<&str>, Vec<image::RgbImage>) =
-            pairs.iter().map(|(prompt, image)| (prompt.as_str(), image.clone())).unzip();
-        let ids = self.tokenizer.encode(&prompts, config.token_length)?;
-        let pooled = self.clip.text_pooled(&ids)?.to_vec2::<f32>()?;
-        let latents = pack(&self.autoencoder.encode(&to_tensor(&images)?)?)?.flatten_from(1)?.to_vec2::<f32>()?;
-        let text = self.text_encoder.encode(&ids)?.flatten_from(1)?.to_vec2::<f32>()?;
-        Ok(latents.into_iter().zip(text).zip(pooled).map(|((latents, text), pooled)| Example { latents, text, pooled }).collect())
-    }
 }
 
 impl<'a> DenoiserTask<'a> {
@@ -227,6 +207,7 @@ impl<'a> DenoiserTask<'a> {
             self.cache.append(&mut fresh);
         }
         let channels = self.network.config.in_channels;
+        let location = time_location(self.n_tokens());
         let (mut text, mut pooled, mut latents, mut target, mut times) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for item in items {
             let example =
@@ -237,7 +218,7 @@ impl<'a> DenoiserTask<'a> {
             let caption = if dropped { &self.empty } else { example };
             text.extend_from_slice(&caption.text);
             pooled.extend_from_slice(&caption.pooled);
-            let time = 1.0 / (1.0 + (-(TIME_LOCATION + f64::from(rng::normal(&mut stream, 1)[0]))).exp());
+            let time = 1.0 / (1.0 + (-(location + f64::from(rng::normal(&mut stream, 1)[0]))).exp());
             times.push(time as f32);
             let noise = rng::normal(&mut stream, example.latents.len());
             latents.extend(example.latents.iter().zip(&noise).map(|(&x, &e)| (1.0 - time as f32) * x + time as f32 * e));
@@ -256,17 +237,9 @@ impl<'a> DenoiserTask<'a> {
         Ok(Batch { input, text: Tensor::from_vec(text, text_shape, &Device::Cpu)?, target: Tensor::from_vec(target, shape, &Device::Cpu)? })
     }
 
-    /// v₀ + g (v − v₀) of the frozen network, v₀ under the empty prompt: `[B, N, C]`.
-    fn guided(&self, frozen: &Flux, batch: &Batch) -> Result<Tensor> {
-        let b = batch.text.dim(0)?;
-        let (l, width) = (self.config.token_length, self.network.config.context_in_dim);
-        let text = Tensor::from_slice(&self.empty.text, (1, l, width), &Device::Cpu)?.repeat((b, 1, 1))?;
-        let pooled = Tensor::from_vec(self.empty.pooled.clone(), (1, self.empty.pooled.len()), &Device::Cpu)?.repeat((b, 1))?;
-        let conditional = frozen.velocity(&batch.input, &batch.text)?;
-        let without = DenoiserInput { pooled, ..batch.input.clone() };
-        let unconditional = frozen.velocity(&without, &text)?;
-        let scale = batch.input.guidance.reshape((b, 1, 1))?;
-        Ok((&unconditional + (conditional - &unconditional)?.broadcast_mul(&scale)?)?)
+    /// Number of image tokens.
+    fn n_tokens(&self) -> usize {
+        self.empty.latents.len() / self.network.config.in_channels
     }
 
     fn training_items(&self, step: u64) -> (Vec<u64>, u64) {
@@ -304,7 +277,7 @@ impl Task for DenoiserTask<'_> {
         let scales: Vec<f32> = items.iter().map(|_| (low + (high - low) * rng::uniform(&mut stream)) as f32).collect();
         batch.input.guidance = Tensor::from_vec(scales, items.len(), &Device::Cpu)?;
         if let Phase::Guidance(frozen) = &self.phase {
-            batch.target = self.guided(frozen, &batch)?;
+            batch.target = guided(frozen, &batch, &self.empty, &batch.input.guidance)?;
         }
         let (velocity, saved) = self.network.forward(&batch.input, &batch.text)?;
         let (loss, d_velocity) = mean_squared_error(&velocity, &batch.target)?;
@@ -324,45 +297,73 @@ impl Task for DenoiserTask<'_> {
     }
 }
 
-/// Trains (or resumes) both phases and writes `denoiser.safetensors` into the pipeline's folder as f16.
-pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
-    let path = context.pipeline.join("denoiser.safetensors");
+/// Trains (or resumes) both phases and writes the weights into the pipeline's folder as f16.
+pub fn run(config: &Config, names: Files, context: &RunContext) -> Result<Outputs> {
+    let path = context.pipeline.join(names.weights);
     let frozen = Frozen::load(config, context)?;
     let mut network = Flux::new(&FluxConfig::preset(&config.preset)?, &Weights::initial(context.seed, DType::F32, &Device::Cpu))?;
-    if config.warm_start {
-        network.assign(
-            &read_safetensors(&path, &Device::Cpu)?
-                .into_iter()
-                .map(|(name, value)| Ok((name, value.to_dtype(DType::F32)?)))
-                .collect::<Result<_>>()?,
-        )?;
+    if let Some(start) = if config.warm_start { Some(names.weights) } else { names.start } {
+        let start = context.pipeline.join(start);
+        let weights = read_safetensors(&start, &Device::Cpu)?.into_iter().map(|(name, value)| Ok((name, value.to_dtype(DType::F32)?)));
+        let misfit = |error| Error::format("start of this denoiser", &start, format!("{error}; its preset is `{}`", config.preset));
+        network.assign(&weights.collect::<Result<_>>()?).map_err(misfit)?;
     }
     let folder = context.runs.join("bootstrap");
+    let [flow_state, guidance_state] = names.checkpoints.map(|name| folder.join(name));
     let mut cache = BTreeMap::new();
     let mut flow = DenoiserTask::new(config, Phase::Flow, context.seed, &frozen, network, &mut cache)?;
-    train(&mut flow, config.steps, &folder.join("denoiser.safetensors"), Duration::from_secs(60))?;
+    train(&mut flow, config.steps, &flow_state, Duration::from_secs(60))?;
     let plain = flow.averaged()?;
 
     let phase = Phase::Guidance(Box::new(plain.clone()));
     let mut guidance = DenoiserTask::new(config, phase, context.seed, &frozen, plain.clone(), &mut cache)?;
-    train(&mut guidance, config.guidance_steps, &folder.join("guidance.safetensors"), Duration::from_secs(60))?;
+    train(&mut guidance, config.guidance_steps, &guidance_state, Duration::from_secs(60))?;
     let finished = guidance.averaged()?;
     write_safetensors(&path, &finished.named(), DType::F16)?;
+    measure(&mut guidance, &plain, &finished, path)
+}
 
-    let n_images = 256;
-    let items: Vec<u64> = (0..n_images as u64).collect();
-    let seen = guidance.batch(Split::Train, "denoiser", &items, MEASURING_DRAW)?;
-    let mut held_out = guidance.batch(Split::Val, "denoiser validation", &items, 0)?;
+/// What both phases are worth: `plain` is the result of the first, `finished` that of `task`, the second.
+fn measure(task: &mut DenoiserTask, plain: &Flux, finished: &Flux, weights: PathBuf) -> Result<Outputs> {
     let loss = |network: &Flux, batch: &Batch| -> Result<f64> {
         Ok(mean_squared_error(&network.velocity(&batch.input, &batch.text)?, &batch.target)?.0)
     };
-    let (training_loss, validation_loss) = (loss(&plain, &seen)?, loss(&plain, &held_out)?);
-    let finished_loss = loss(&finished, &held_out)?;
-    let middle = (config.guidance_range.0 + config.guidance_range.1) / 2.0;
-    held_out.input.guidance = (Tensor::ones(n_images, DType::F32, &Device::Cpu)? * middle)?;
-    held_out.target = guidance.guided(&plain, &held_out)?;
-    let error = loss(&finished, &held_out)?;
-    let size = mean_squared_error(&held_out.target, &held_out.target.zeros_like()?)?.0;
+    let middle = (task.config.guidance_range.0 + task.config.guidance_range.1) / 2.0;
+    let items: Vec<u64> = (0..MEASURED_IMAGES).collect();
+    let [mut training, mut validation, mut after, mut error, mut size] = [0.0; 5];
+    for items in items.chunks((MEASURED_TOKENS / task.n_tokens()).max(1)) {
+        let share = items.len() as f64 / MEASURED_IMAGES as f64;
+        let seen = task.batch(Split::Train, "denoiser", items, MEASURING_DRAW)?;
+        let mut held_out = task.batch(Split::Val, "denoiser validation", items, 0)?;
+        training += share * loss(plain, &seen)?;
+        validation += share * loss(plain, &held_out)?;
+        after += share * loss(finished, &held_out)?;
+        held_out.input.guidance = (Tensor::ones(items.len(), DType::F32, &Device::Cpu)? * middle)?;
+        held_out.target = guided(plain, &held_out, &task.empty, &held_out.input.guidance)?;
+        error += share * loss(finished, &held_out)?;
+        size += share * mean_squared_error(&held_out.target, &held_out.target.zeros_like()?)?.0;
+    }
     let guidance_error = (error / size).sqrt();
-    Ok(Outputs { weights: path, training_loss, validation_loss, finished_loss, guidance_error, n_images })
+    Ok(Outputs {
+        weights,
+        training_loss: training,
+        validation_loss: validation,
+        finished_loss: after,
+        guidance_error,
+        n_images: items.len(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_lie_where_flux_puts_them_for_as_many_tokens() {
+        // Linear between 0.5 at 256 and 1.15 at 4,096 tokens; 64 px are 64 tokens, exactly as trainings so far had it.
+        assert_eq!(time_location(64), 0.4675);
+        for (n_tokens, location) in [(256, 0.5), (2_176, 0.825), (4_096, 1.15)] {
+            assert!((time_location(n_tokens) - location).abs() < 1e-12, "{n_tokens}");
+        }
+    }
 }
