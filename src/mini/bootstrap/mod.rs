@@ -13,9 +13,11 @@ pub mod text_encoder;
 pub mod trainer;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use self::trainer::Cost;
 use crate::error::{Error, Result};
 use crate::mini::tokenizer_training;
 use crate::run::context::RunContext;
@@ -139,6 +141,12 @@ impl Part {
     pub fn measurements(self, context: &RunContext) -> PathBuf {
         context.runs.join("bootstrap").join(self.name()).join("measurements.json")
     }
+
+    /// What its training states have taken so far.
+    fn cost(self, context: &RunContext) -> Result<Cost> {
+        let states = self.checkpoints().iter().map(|file| context.runs.join("bootstrap").join(file));
+        states.map(|state| Cost::of(&state)).try_fold(Cost::NOTHING, |sum, cost| Ok(sum.and(cost?)))
+    }
 }
 
 impl Config {
@@ -172,14 +180,17 @@ impl Config {
     }
 }
 
-/// Trains one part (or goes on where an earlier call stopped) and writes its files and measurements.
+/// Trains one part (or goes on where an earlier call stopped) and writes its files and measurements, among them its cost: all
+/// updates, the wall seconds of those that earlier calls made, and the wall seconds of this call, loading and measuring included.
 pub fn run(config: &Config, part: Part, context: &RunContext) -> Result<()> {
+    let begun = Instant::now();
     drop_other_checkpoints(config, part, context)?;
+    let earlier = part.cost(context)?;
     let text_encoder = |preset| json(&text_encoder::run(&config.text_encoder, part.name(), preset, context)?);
-    let measured = match part {
+    let mut measured = match part {
         Part::Tokenizer => {
             tokenizer_training::write(&context.pipeline.join("tokenizer.json"))?;
-            serde_json::Value::Null
+            serde_json::json!({})
         }
         Part::TextEncoder => text_encoder("mini-teacher")?,
         Part::StudentSmall => text_encoder("mini-small")?,
@@ -196,6 +207,8 @@ pub fn run(config: &Config, part: Part, context: &RunContext) -> Result<()> {
             json(&denoiser::run(&settings, denoiser::fine_tuning::FILES, context)?)?
         }
     };
+    let updates = part.cost(context)?.updates;
+    measured["cost"] = json(&earlier.after(begun.elapsed(), updates - earlier.updates))?;
     eprintln!("bootstrap {}: {measured}", part.name());
     files::write_bytes(&part.measurements(context), measured.to_string().as_bytes())
 }
@@ -236,6 +249,28 @@ mod tests {
             assert!(part.checkpoints().iter().all(|file| states.insert(*file)), "{} goes on from another part's state", part.name());
             assert_eq!(Part::named(part.name()), Some(part));
         }
+    }
+
+    #[test]
+    fn measurements_state_weights_and_cost_of_all_calls() {
+        let root = tempfile::tempdir().unwrap();
+        let context = RunContext::below(root.path(), "mini", root.path().join("pipeline"), 5);
+        std::fs::create_dir_all(&context.pipeline).unwrap();
+        std::fs::copy("pipelines/mini/tokenizer.json", context.pipeline.join("tokenizer.json")).unwrap();
+        let mut config = Config::default();
+        (config.text_encoder.steps, config.text_encoder.batch) = (2, 2);
+        let measure = || -> serde_json::Value {
+            run(&config, Part::StudentSmall, &context).unwrap();
+            serde_json::from_slice(&std::fs::read(Part::StudentSmall.measurements(&context)).unwrap()).unwrap()
+        };
+        let (first, second) = (measure(), measure());
+        assert!(first["parameters"]["total"].as_u64() > first["parameters"]["encoder"].as_u64());
+        for found in [&first, &second] {
+            assert_eq!(found["cost"]["updates"], 2, "the second call finds nothing left to do");
+        }
+        // The first call's updates and all of the second call.
+        let trained = Part::StudentSmall.cost(&context).unwrap().seconds.unwrap();
+        assert!(first["cost"]["seconds"].as_f64().unwrap() > trained && second["cost"]["seconds"].as_f64().unwrap() > trained);
     }
 
     #[test]

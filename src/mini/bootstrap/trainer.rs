@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
+use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::models::weights::read_safetensors;
@@ -17,6 +18,8 @@ use crate::run::{files, interrupt, progress::Progress};
 
 /// Name under which a checkpoint keeps its number of steps.
 const STEP_NAME: &str = "trainer.step";
+/// Name under which it keeps the seconds these have taken; states of earlier versions have none.
+const SECONDS_NAME: &str = "trainer.seconds";
 /// Prefixes of weights and of averaged weights in a checkpoint.
 const WEIGHTS: &str = "weights.";
 const AVERAGE: &str = "average.";
@@ -35,6 +38,37 @@ pub trait Task {
     }
 }
 
+/// What a training has taken, over all calls that went on with it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Cost {
+    /// Wall seconds; absent where the state of an earlier version does not tell.
+    pub seconds: Option<f64>,
+    pub updates: u64,
+}
+
+impl Cost {
+    /// That of a training that has not begun.
+    pub const NOTHING: Self = Self { seconds: Some(0.0), updates: 0 };
+
+    /// The cost of the training that keeps its state in `checkpoint`.
+    ///
+    /// # Errors
+    /// A file that is no training state.
+    pub fn of(checkpoint: &Path) -> Result<Self> {
+        if checkpoint.exists() { take_cost(&mut read_safetensors(checkpoint, &Device::Cpu)?, checkpoint) } else { Ok(Self::NOTHING) }
+    }
+
+    /// Both together.
+    pub fn and(self, other: Self) -> Self {
+        Self { seconds: self.seconds.zip(other.seconds).map(|(a, b)| a + b), updates: self.updates + other.updates }
+    }
+
+    /// The same after more time and updates.
+    pub fn after(self, time: Duration, updates: u64) -> Self {
+        self.and(Self { seconds: Some(time.as_secs_f64()), updates })
+    }
+}
+
 /// Runs `task` up to `steps` updates and returns its running mean loss (decay 0.98; 0 if nothing was left to do).
 ///
 /// An existing checkpoint is resumed; a new one is written (by rename) every `checkpoint_every` and at the end, and is
@@ -43,7 +77,8 @@ pub trait Task {
 /// # Errors
 /// A loss that is not finite, a checkpoint of another task, and [`Error::Interrupted`] after the state was saved.
 pub fn train(task: &mut dyn Task, steps: u64, checkpoint: &Path, checkpoint_every: Duration) -> Result<f64> {
-    let start = if checkpoint.exists() { restore(task, checkpoint)? } else { 0 };
+    let before = if checkpoint.exists() { restore(task, checkpoint)? } else { Cost::NOTHING };
+    let (start, begun) = (before.updates, Instant::now());
     let name = task.name().to_owned();
     let mut progress = Progress::new(&*name, start.min(steps), steps);
     let mut saved = Instant::now();
@@ -57,7 +92,7 @@ pub fn train(task: &mut dyn Task, steps: u64, checkpoint: &Path, checkpoint_ever
         let done = step + 1;
         progress.set(done, &format!("loss {mean:.4}"));
         if interrupt::requested() || done == steps || saved.elapsed() >= checkpoint_every {
-            save(task, done, checkpoint)?;
+            save(task, before.after(begun.elapsed(), done - start), checkpoint)?;
             saved = Instant::now();
             interrupt::check()?;
         }
@@ -67,7 +102,7 @@ pub fn train(task: &mut dyn Task, steps: u64, checkpoint: &Path, checkpoint_ever
 }
 
 /// Weights and averages under a prefix, moments under the optimiser's own names.
-fn save(task: &mut dyn Task, step: u64, path: &Path) -> Result<()> {
+fn save(task: &mut dyn Task, cost: Cost, path: &Path) -> Result<()> {
     let (network, optimiser) = task.learner();
     let mut state = optimiser.state()?;
     let prefixed = |prefix: &str, tensors: BTreeMap<String, Tensor>| {
@@ -77,27 +112,40 @@ fn save(task: &mut dyn Task, step: u64, path: &Path) -> Result<()> {
     if let Some(average) = task.average() {
         state.extend(prefixed(AVERAGE, average.tensors()?));
     }
+    let step = cost.updates;
     let count = i64::try_from(step).map_err(|_| Error::Invalid(format!("{step} steps do not fit a checkpoint")))?;
     state.insert(STEP_NAME.into(), Tensor::new(&[count], &Device::Cpu)?);
+    if let Some(seconds) = cost.seconds {
+        state.insert(SECONDS_NAME.into(), Tensor::new(&[seconds], &Device::Cpu)?);
+    }
     let bytes = safetensors::serialize(&state, None).map_err(|error| Error::format("safetensors file", path, error))?;
     files::write_bytes(path, &bytes)
 }
 
-fn restore(task: &mut dyn Task, path: &Path) -> Result<u64> {
+fn restore(task: &mut dyn Task, path: &Path) -> Result<Cost> {
     let mut state = read_safetensors(path, &Device::Cpu)?;
-    let count = state.remove(STEP_NAME).ok_or_else(|| Error::format("training checkpoint", path, format!("`{STEP_NAME}` is missing")))?;
-    let count = count.flatten_all()?.to_vec1::<i64>()?.first().copied().and_then(|count| u64::try_from(count).ok());
-    let step = count.ok_or_else(|| Error::format("training checkpoint", path, format!("`{STEP_NAME}` is not a count")))?;
+    let cost = take_cost(&mut state, path)?;
     let part = |prefix: &str| -> BTreeMap<String, Tensor> {
         state.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?.to_owned(), value.clone()))).collect()
     };
     let (network, optimiser) = task.learner();
     network.assign(&part(WEIGHTS))?;
-    optimiser.restore(step, &state)?;
+    optimiser.restore(cost.updates, &state)?;
     if let Some(average) = task.average() {
         average.restore(&part(AVERAGE))?;
     }
-    Ok(step)
+    Ok(cost)
+}
+
+/// Takes updates and seconds out of the state that was read from `path`.
+fn take_cost(state: &mut BTreeMap<String, Tensor>, path: &Path) -> Result<Cost> {
+    let invalid = |name: &str, problem: &str| Error::format("training checkpoint", path, format!("`{name}` is {problem}"));
+    let count = state.remove(STEP_NAME).ok_or_else(|| invalid(STEP_NAME, "missing"))?;
+    let count = count.flatten_all()?.to_vec1::<i64>()?.first().copied().and_then(|count| u64::try_from(count).ok());
+    let updates = count.ok_or_else(|| invalid(STEP_NAME, "not a count"))?;
+    let Some(seconds) = state.remove(SECONDS_NAME) else { return Ok(Cost { seconds: None, updates }) };
+    let seconds = seconds.flatten_all()?.to_vec1::<f64>()?.first().copied().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
+    Ok(Cost { seconds: Some(seconds.ok_or_else(|| invalid(SECONDS_NAME, "not a time"))?), updates })
 }
 
 /// Factor on the learning rate: linear from 0 over `warmup` steps, then half a cosine down to `floor` at `steps`.
@@ -216,6 +264,32 @@ mod tests {
         let mut second = Parabola::new();
         train(&mut second, 80, &path, NEVER).unwrap();
         assert_eq!(second.value(), whole.value());
+    }
+
+    #[test]
+    fn the_cost_of_a_training_is_that_of_all_its_calls() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.safetensors");
+        assert_eq!(Cost::of(&path).unwrap(), Cost::NOTHING);
+        train(&mut Parabola::new(), 40, &path, NEVER).unwrap();
+        let first = Cost::of(&path).unwrap();
+        assert!(first.updates == 40 && first.seconds.unwrap() > 0.0, "{first:?}");
+        train(&mut Parabola::new(), 60, &path, NEVER).unwrap();
+        let second = Cost::of(&path).unwrap();
+        assert!(second.updates == 60 && second.seconds.unwrap() > first.seconds.unwrap(), "{first:?} {second:?}");
+        let sum = Cost { seconds: Some(1.5), updates: 3 }.and(Cost { seconds: Some(2.0), updates: 4 });
+        assert_eq!(sum, Cost { seconds: Some(3.5), updates: 7 });
+    }
+
+    #[test]
+    fn seconds_that_nobody_counted_stay_unknown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.safetensors");
+        let mut earlier = Parabola::new();
+        train(&mut earlier, 2, &folder.path().join("other.safetensors"), NEVER).unwrap();
+        save(&mut earlier, Cost { seconds: None, updates: 2 }, &path).unwrap();
+        train(&mut Parabola::new(), 3, &path, NEVER).unwrap();
+        assert_eq!(Cost::of(&path).unwrap(), Cost { seconds: None, updates: 3 });
     }
 
     #[test]
