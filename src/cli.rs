@@ -127,7 +127,8 @@ enum Command {
         /// A part, or `all`.
         #[arg(long, default_value = ALL)]
         part: String,
-        /// Start from the weights that are already there.
+        /// Start from the weights that are already there. Of the autoencoder only the decoder is then trained, since latents made before
+        /// must stay valid.
         #[arg(long = "continue")]
         warm_start: bool,
     },

@@ -150,7 +150,8 @@ impl Part {
 }
 
 impl Config {
-    /// The same, starting from the weights that are already in the pipeline's folder; OCR always starts anew.
+    /// The same, starting from the weights that are already in the pipeline's folder; OCR always starts anew. Of the autoencoder
+    /// only the decoder is trained then: denoisers were trained on latents of its encoder, and these must stay valid.
     pub fn warm_started(mut self) -> Self {
         for warm_start in [
             &mut self.autoencoder.warm_start,
@@ -162,6 +163,7 @@ impl Config {
         ] {
             *warm_start = true;
         }
+        self.autoencoder.decoder_only = true;
         self
     }
 
@@ -249,6 +251,13 @@ mod tests {
             assert!(part.checkpoints().iter().all(|file| states.insert(*file)), "{} goes on from another part's state", part.name());
             assert_eq!(Part::named(part.name()), Some(part));
         }
+    }
+
+    #[test]
+    fn a_warm_start_keeps_the_latents() {
+        let (anew, warm) = (Config::default(), Config::default().warm_started());
+        assert!(!anew.autoencoder.decoder_only && warm.autoencoder.decoder_only && warm.autoencoder.warm_start);
+        assert!(warm.denoiser.warm_start && warm.denoiser_128.warm_start);
     }
 
     #[test]
