@@ -104,12 +104,17 @@ impl Pipeline {
     }
 
     /// The page.
+    ///
+    /// # Errors
+    /// The numbers of a longer run that it shall show cannot be shown; no stage makes these.
     pub fn report(&self) -> Result<Step<'_>> {
         let (config, context) = (&self.experiment.report, &self.context);
+        config.check(context)?;
         let evaluation = context.evaluation();
         let scores = RESULTS.map(|file| evaluation.join(file));
         let mut inputs: Vec<Input> = scores.map(|path| Input::new(path, "the scores", self.hint("evaluate"))).into();
         inputs.extend(self.image_inputs());
+        inputs.extend(config.beside(context).map(|path| Input::new(path, report::beside::WHAT, report::beside::HINT)));
         let mut stage = self.stage("report", context.reports.clone(), config, inputs, vec![self.page()])?;
         // Absent where the pictures are in the page; the card where `build-data` left none.
         stage.optional_outputs.extend([report::gallery::FOLDER, report::index::CARD_PAGE].map(|name| context.reports.join(name)));
@@ -195,6 +200,7 @@ impl Pipeline {
         );
         files.extend(experiment.generate.control.iter().map(|control| context.pipeline.join(&control.image)));
         files.extend(experiment.data.file.iter().map(|file| context.datasets.join(&file.path)));
+        files.extend(experiment.report.beside(context));
         files.sort();
         files.dedup();
         files

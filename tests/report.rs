@@ -1,5 +1,6 @@
 //! A report rendered from synthetic tables: numbers, escaping, self-containment, gaps, determinism, form.
 
+mod longer_run;
 mod synthetic;
 
 use scaledown::report::preference::{self, Question};

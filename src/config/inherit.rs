@@ -72,6 +72,7 @@ fn overlay(below: &mut Table, above: Table) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Pipeline;
 
     fn written(texts: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -94,6 +95,23 @@ mod tests {
         assert_eq!((experiment.generate.guidance, experiment.generate.steps), (2.0, base.generate.steps));
         assert_eq!(experiment.student.iter().map(|student| student.name.as_str()).collect::<Vec<_>>(), ["one"]);
         assert_eq!((&experiment.teacher, &experiment.data), (&base.teacher, &base.data));
+    }
+
+    #[test]
+    fn the_longer_run_of_a_report_is_inherited_from_the_same_folder() {
+        let smoke = include_str!("../../pipelines/smoke.toml");
+        let folder = written(&[
+            ("smoke.toml", &format!("{smoke}\n[report]\nbeside = 'long/smoke.parquet'\n")),
+            ("heir.toml", "extends = 'smoke.toml'\n[report]\nheadline = 'base'"),
+            ("other.toml", "extends = 'smoke.toml'\n[report]\nbeside = 'other.parquet'"),
+        ]);
+        let root = folder.path();
+        let load = |name: &str| Pipeline::load(root, root.join(name).to_str().unwrap()).unwrap();
+        for (name, file) in [("smoke.toml", "long/smoke.parquet"), ("heir.toml", "long/smoke.parquet"), ("other.toml", "other.parquet")] {
+            let Pipeline { experiment, context, .. } = load(name);
+            assert_eq!(experiment.report.beside(&context), Some(root.join(file)), "{name}");
+        }
+        assert_eq!(load("heir.toml").tiny().unwrap().experiment.report.beside, None);
     }
 
     #[test]

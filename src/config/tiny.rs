@@ -23,6 +23,8 @@ impl Experiment {
     pub fn tiny(&self) -> Result<Self> {
         let smoke = parse(SMOKE, Path::new(PIPELINES).join("smoke.toml").as_path())?;
         let mut tiny = Self { description: self.description.clone(), student: self.student.clone(), report: self.report.clone(), ..smoke };
+        // Nothing of random networks is to be looked at beside a longer run.
+        tiny.report.beside = None;
         for student in &mut tiny.student {
             student.preset = tiny_preset(&student.preset).into();
             if let Initialisation::Encoder(_) = student.init {

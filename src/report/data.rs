@@ -124,6 +124,36 @@ impl Data {
         Ok(data)
     }
 
+    /// A run of which only the summary is known.
+    pub fn of_summary(name: &str, summary: Vec<SummaryRow>) -> Self {
+        let mut encoders: Vec<Encoder> = Vec::new();
+        for row in &summary {
+            if !encoders.iter().any(|encoder| encoder.name == row.encoder) {
+                encoders.push(Encoder {
+                    name: row.encoder.clone(),
+                    folder: PathBuf::new(),
+                    samples: Vec::new(),
+                    card: None,
+                    log: Vec::new(),
+                    tokens: BTreeMap::new(),
+                });
+            }
+        }
+        let mut data = Self {
+            name: name.to_owned(),
+            encoders,
+            summary,
+            scores: Vec::new(),
+            tested: Tested::default(),
+            tsne: Vec::new(),
+            skipped: Vec::new(),
+            gaps: Vec::new(),
+            manifests: Vec::new(),
+        };
+        data.sort_encoders();
+        data
+    }
+
     /// The encoder of that name.
     pub fn encoder(&self, name: &str) -> Option<&Encoder> {
         self.encoders.iter().find(|encoder| encoder.name == name)
@@ -134,6 +164,17 @@ impl Data {
         self.summary
             .iter()
             .find(|row| row.encoder == encoder && row.metric == metric && row.scope == scope && row.versus.as_deref() == versus)
+    }
+
+    /// What an encoder's differences are taken against.
+    pub fn references(&self, encoder: &str) -> Vec<&str> {
+        let mut references: Vec<&str> = Vec::new();
+        for row in self.summary.iter().filter(|row| row.encoder == encoder) {
+            if let Some(versus) = row.versus.as_deref().filter(|versus| !references.contains(versus)) {
+                references.push(versus);
+            }
+        }
+        references
     }
 
     /// A number over everything the metric applies to.

@@ -82,7 +82,13 @@ impl Evidence {
             (detail.pointer("/relation/first"), detail.pointer("/relation/locality"), detail.pointer("/relation/second"))
         {
             let words = |value: &Value| value.as_str().unwrap_or_default().to_lowercase();
-            self.relation = Some(format!("{}: {} of {}", words(first), words(locality), words(second)));
+            let locality = match words(locality).as_str() {
+                side @ ("left" | "right" | "top" | "bottom") => format!("{side} of"),
+                "front" => "in front of".into(),
+                "hidden" => "hidden by".into(),
+                other => other.to_owned(),
+            };
+            self.relation = Some(format!("{}: {locality} {}", words(first), words(second)));
             understood = true;
         }
         let boxes = ["/relation/boxes", "/counts/boxes", "/boxes"].iter().find_map(|place| detail.pointer(place)?.as_array());

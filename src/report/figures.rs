@@ -91,13 +91,21 @@ fn curves(data: &Data, objective: &str, curve: &Curve) -> Result<String> {
 }
 
 fn bar_figure(data: &Data) -> Result<String> {
-    let groups: Vec<(&str, &str, String)> = ["compbench_color", "compbench_spatial", "compbench_numeracy"]
-        .into_iter()
-        .map(|metric| (metric, "all", metric_title(metric)))
-        .chain([("ocr_char", "seen", "OCR char, seen".to_owned()), ("ocr_char", "unseen", "OCR char, unseen".to_owned())])
-        .chain([("ocr_word", "seen", "OCR word, seen".to_owned()), ("ocr_word", "unseen", "OCR word, unseen".to_owned())])
-        .filter(|(metric, scope, _)| data.summary.iter().any(|row| row.metric == *metric && row.scope == *scope && row.versus.is_none()))
-        .collect();
+    let groups: Vec<(&str, &str, String)> = [
+        "compbench_color",
+        "compbench_shape",
+        "compbench_texture",
+        "compbench_spatial",
+        "compbench_3d_spatial",
+        "compbench_numeracy",
+        "compbench_complex",
+    ]
+    .into_iter()
+    .map(|metric| (metric, "all", metric_title(metric)))
+    .chain([("ocr_char", "seen", "OCR char, seen".to_owned()), ("ocr_char", "unseen", "OCR char, unseen".to_owned())])
+    .chain([("ocr_word", "seen", "OCR word, seen".to_owned()), ("ocr_word", "unseen", "OCR word, unseen".to_owned())])
+    .filter(|(metric, scope, _)| data.summary.iter().any(|row| row.metric == *metric && row.scope == *scope && row.versus.is_none()))
+    .collect();
     let encoders: Vec<&Encoder> = data
         .encoders
         .iter()
@@ -218,7 +226,7 @@ fn spaces(data: &Data, notes: &mut Notes) -> String {
         for twin in data.encoders.iter().filter(|encoder| encoder.is_student()) {
             let numbers = PAIRED.map(|metric| data.number(&student.name, metric, "all", Some(&twin.name)));
             if numbers.iter().any(Option::is_some) {
-                pairs.row([encoder_cell(student), encoder_cell(twin)].into_iter().chain(numbers.map(Cell::signed)).collect());
+                pairs.row([encoder_cell(student), encoder_cell(twin)].into_iter().chain(numbers.map(Cell::untested_difference)).collect());
             }
         }
     }

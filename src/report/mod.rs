@@ -1,6 +1,7 @@
 //! The stage that turns results into one HTML page: no weights, no network, no script from elsewhere. Full pictures lie in
 //! a folder beside it, or inside.
 
+pub mod beside;
 pub mod claims;
 pub mod compare;
 pub mod data;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::run::context::RunContext;
 use crate::run::files;
+use beside::LongerRun;
 use data::Data;
 
 /// What the page shows.
@@ -40,6 +42,25 @@ pub struct Config {
     pub pictures: Place,
     /// Bytes of the page; small pictures shrink to fit.
     pub page_budget: usize,
+    /// The `summary.parquet` of a longer run, shown in a section of its own; relative to the pipeline's folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<PathBuf>,
+}
+
+impl Config {
+    /// The file of the longer run's numbers, where the page shows one.
+    pub fn beside(&self, context: &RunContext) -> Option<PathBuf> {
+        self.beside.as_ref().map(|file| context.pipeline.join(file))
+    }
+
+    /// Fails on a file that cannot be shown, before a stage works for it.
+    pub fn check(&self, context: &RunContext) -> Result<()> {
+        self.longer_run(context).map(drop)
+    }
+
+    fn longer_run(&self, context: &RunContext) -> Result<Option<LongerRun>> {
+        self.beside(context).map(|file| LongerRun::read(&file)).transpose()
+    }
 }
 
 /// Where pictures in full size are.
@@ -61,6 +82,8 @@ impl Default for Config {
             pictures: Place::Beside,
             // Pages above 25 MB open slowly and do not travel by mail.
             page_budget: 25_000_000,
+            // Most runs are the longest of their kind.
+            beside: None,
         }
     }
 }
@@ -76,7 +99,8 @@ pub struct Outputs {
 /// Writes `reports/<name>/index.html` with its pictures and the data card, and refreshes `reports/index.html`.
 pub fn run(config: &Config, context: &RunContext) -> Result<Outputs> {
     let data = Data::read(context)?;
-    let rendered = page::page(&data, config)?;
+    let longer = config.longer_run(context)?;
+    let rendered = page::page(&data, longer.as_ref(), config)?;
     place_pictures(&context.reports, &rendered.links)?;
     let page = context.reports.join("index.html");
     files::write_bytes(&page, rendered.html.as_bytes())?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::beside::LongerRun;
 use super::data::Data;
 use super::gallery::{self, Gallery};
 use super::table::escape;
@@ -50,13 +51,13 @@ pub struct Page {
     pub links: Vec<(PathBuf, PathBuf)>,
 }
 
-/// The report of one run.
-pub fn page(data: &Data, config: &Config) -> Result<Page> {
+/// The report of one run, with the numbers of a longer one where there are some to show.
+pub fn page(data: &Data, longer: Option<&LongerRun>, config: &Config) -> Result<Page> {
     let headline = data.headline(config.headline.as_deref());
     let mut notes = Notes::default();
     let mut gallery = Gallery::gather(data, headline)?;
     let mut parts: Vec<(&str, &str, String)> = vec![
-        ("scores", "Scores", sections::scores(data, &mut notes)),
+        ("scores", "Scores", sections::scores(data, &mut notes, "")),
         ("differences", "Differences", sections::differences(data, &mut notes)),
         ("tests", "Tests", significance::html(data, &mut notes)),
         ("naive", "Naive distillation", sections::naive(data)),
@@ -66,7 +67,8 @@ pub fn page(data: &Data, config: &Config) -> Result<Page> {
         ("images", "Images", sections::images(gallery.items.len())),
         ("ceilings", "Ceilings of the judges", sections::ceilings(data, &mut notes)),
         ("collapse", "Embedding space", figures::collapse(data, &mut notes)?),
-        ("efficiency", "Size and speed", sections::efficiency(data, &mut notes)),
+        ("efficiency", "Size and speed", sections::efficiency(data, &mut notes, "")),
+        ("longer-run", "A longer run", longer.map_or_else(String::new, |longer| longer.html(&mut notes))),
         ("missing", "What is missing", String::new()),
         ("reproduce", "How it was made", provenance::reproduce(data)),
     ];
@@ -154,7 +156,11 @@ pub fn metric_title(metric: &str) -> String {
         "frechet" => "Fréchet distance (mini CLIP features)",
         "compbench" => "CompBench mean",
         "compbench_color" => "Color",
+        "compbench_shape" => "Shape",
+        "compbench_texture" => "Texture",
         "compbench_spatial" => "2D-spatial",
+        "compbench_3d_spatial" => "3D-spatial",
+        "compbench_complex" => "Complex",
         "compbench_numeracy" => "Numeracy",
         "ocr_char" => "OCR character",
         "ocr_word" => "OCR word",

@@ -14,7 +14,7 @@ const USUAL: [(&str, &str); 8] = [
     ("fid", "FID with the Inception network (the Fréchet distance here uses other features and other images)"),
     ("compbench_shape", "shape binding of T2I-CompBench"),
     ("compbench_texture", "texture binding of T2I-CompBench"),
-    ("compbench_3d", "3D-spatial relations of T2I-CompBench"),
+    ("compbench_3d_spatial", "3D-spatial relations of T2I-CompBench"),
     ("compbench_non_spatial", "non-spatial relations of T2I-CompBench"),
     ("compbench_complex", "complex prompts of T2I-CompBench"),
     ("ocr_char", "text rendering"),

@@ -10,12 +10,16 @@ use crate::error::Result;
 use crate::run::results::SummaryRow;
 
 /// The columns of the paper and their averages; every other metric stands in a table that opens on demand.
-const HEADLINE: [&str; 10] = [
+pub const HEADLINE: [&str; 14] = [
     "clip_score",
     "frechet",
     "compbench_color",
+    "compbench_shape",
+    "compbench_texture",
     "compbench_spatial",
+    "compbench_3d_spatial",
     "compbench_numeracy",
+    "compbench_complex",
     "compbench",
     "ocr_char",
     "ocr_word",
@@ -23,11 +27,17 @@ const HEADLINE: [&str; 10] = [
     "ocr_mean",
 ];
 
+/// Metrics in the order of [`HEADLINE`], the paper's; others follow as they are.
+fn in_order(mut metrics: Vec<&str>) -> Vec<&str> {
+    metrics.sort_by_key(|metric| HEADLINE.iter().position(|known| known == metric).unwrap_or(HEADLINE.len()));
+    metrics
+}
+
 /// Whether a metric is of a kind.
 type Belongs<'a> = &'a dyn Fn(&str) -> bool;
 
-/// Encoders × metrics, one table per kind of metric.
-pub fn scores(data: &Data, notes: &mut Notes) -> String {
+/// Encoders × metrics, one table per kind of metric; every caption begins with `label`.
+pub fn scores(data: &Data, notes: &mut Notes, label: &str) -> String {
     let metrics = data.metrics();
     let groups: [(&str, Belongs); 3] = [
         ("Image quality", &|metric| matches!(metric, "clip_score" | "frechet")),
@@ -36,11 +46,11 @@ pub fn scores(data: &Data, notes: &mut Notes) -> String {
     ];
     let mut html = String::new();
     for (caption, belongs) in groups {
-        let chosen: Vec<&str> = metrics.iter().copied().filter(|metric| belongs(metric)).collect();
-        html.push_str(&value_table(data, notes, &format!("{caption}; all prompts it applies to"), &chosen, "all"));
+        let chosen = in_order(metrics.iter().copied().filter(|metric| belongs(metric)).collect());
+        html.push_str(&value_table(data, notes, &format!("{label}{caption}; all prompts it applies to"), &chosen, "all"));
     }
     let more: Vec<&str> = metrics.iter().copied().filter(|metric| metric.starts_with("ocr_") && !HEADLINE.contains(metric)).collect();
-    let table = value_table(data, notes, "Other ways to compare the text read with the text asked for", &more, "all");
+    let table = value_table(data, notes, &format!("{label}Other ways to compare the text read with the text asked for"), &more, "all");
     if !table.is_empty() {
         let _ = write!(html, "<details><summary>Other text scores</summary>{table}</details>");
     }
@@ -50,7 +60,7 @@ pub fn scores(data: &Data, notes: &mut Notes) -> String {
             .copied()
             .filter(|metric| data.summary.iter().any(|row| row.versus.is_none() && row.metric == *metric && row.scope == scope))
             .collect();
-        let table = value_table(data, notes, &format!("Only {scope}"), &in_scope, &scope);
+        let table = value_table(data, notes, &format!("{label}Only {scope}"), &in_scope, &scope);
         let _ = write!(html, "<details><summary>Only {}</summary>{table}</details>", escape(&scope));
     }
     html
@@ -87,50 +97,60 @@ pub fn encoder_cell(encoder: &Encoder) -> Cell {
 
 /// Paired differences against the teacher, the untrained and the naive twins.
 pub fn differences(data: &Data, notes: &mut Notes) -> String {
-    let metrics: Vec<&str> = data
-        .metrics()
-        .into_iter()
-        .filter(|metric| HEADLINE.contains(metric))
-        .filter(|metric| data.summary.iter().any(|row| row.metric == *metric && row.versus.is_some() && row.scope == "all"))
-        .collect();
-    let mut table = Table::new("Student minus reference, paired by prompt and noise").column("Student", None).column("minus", None);
-    for metric in &metrics {
-        let row = data.summary.iter().find(|row| row.metric == *metric && row.versus.is_some() && row.scope == "all");
-        let title = format!("{}{}", metric_title(metric), row.map_or("", |row| arrow(&row.direction)));
-        table = table.column(&title, row.map(|row| notes.number(&row.protocol)));
-    }
-    let mut kept = Table::new("Share of the teacher's score that is kept, in percent").column("Student", None);
-    let retained: Vec<String> = metrics
-        .iter()
-        .map(|metric| format!("retention_{metric}"))
-        .filter(|name| data.summary.iter().any(|row| row.metric == *name && row.scope == "all"))
-        .collect();
-    for name in &retained {
-        kept = kept.column(&metric_title(name), None);
-    }
-    for encoder in &data.encoders {
-        let mut references: Vec<&str> = Vec::new();
-        for row in data.summary.iter().filter(|row| row.encoder == encoder.name && metrics.contains(&row.metric.as_str())) {
-            if let Some(versus) = row.versus.as_deref().filter(|versus| !references.contains(versus)) {
-                references.push(versus);
-            }
-        }
-        for versus in references {
-            let cells =
-                metrics.iter().map(|metric| Cell::difference(data.number(&encoder.name, metric, "all", Some(versus)), &data.tested));
-            table.row([encoder_cell(encoder), Cell::text(versus)].into_iter().chain(cells).collect());
-        }
-        let shares: Vec<Option<&SummaryRow>> = retained.iter().map(|name| data.number(&encoder.name, name, "all", Some(TEACHER))).collect();
-        if shares.iter().any(Option::is_some) {
-            kept.row(std::iter::once(encoder_cell(encoder)).chain(shares.into_iter().map(Cell::value)).collect());
-        }
-    }
+    let caption = "Student minus reference, paired by prompt and noise";
+    let table = difference_table(data, notes, caption, &|row| Cell::difference(row, &data.tested));
     if table.is_empty() {
         return String::new();
     }
     let words = "<p>“Better”, “worse” and “equivalent” are said only where a test, corrected for the number of tests, shows it; the tests \
                  stand in the section after.</p>";
-    format!("{words}{}{}", table.html(), kept.html())
+    format!("{words}{}{}", table.html(), shares_kept(data, ""))
+}
+
+/// Encoders with their references × metrics, each difference as `cell` shows it.
+pub fn difference_table(data: &Data, notes: &mut Notes, caption: &str, cell: &dyn Fn(Option<&SummaryRow>) -> Cell) -> Table {
+    let metrics = metrics_compared(data);
+    let mut table = Table::new(caption).column("Student", None).column("minus", None);
+    for metric in &metrics {
+        let row = data.summary.iter().find(|row| row.metric == *metric && row.versus.is_some() && row.scope == "all");
+        let title = format!("{}{}", metric_title(metric), row.map_or("", |row| arrow(&row.direction)));
+        table = table.column(&title, row.map(|row| notes.number(&row.protocol)));
+    }
+    for encoder in &data.encoders {
+        let number = |metric: &str, versus: &str| data.number(&encoder.name, metric, "all", Some(versus));
+        let compared = |versus: &&str| metrics.iter().any(|metric| number(metric, versus).is_some());
+        for versus in data.references(&encoder.name).into_iter().filter(compared) {
+            let cells = metrics.iter().map(|metric| cell(number(metric, versus)));
+            table.row([encoder_cell(encoder), Cell::text(versus)].into_iter().chain(cells).collect());
+        }
+    }
+    table
+}
+
+/// Columns of the paper in which encoders are compared.
+fn metrics_compared(data: &Data) -> Vec<&str> {
+    let compared = |metric: &str| data.summary.iter().any(|row| row.metric == metric && row.versus.is_some() && row.scope == "all");
+    in_order(data.metrics().into_iter().filter(|metric| HEADLINE.contains(metric) && compared(metric)).collect())
+}
+
+/// What the students keep of the teacher's scores; the caption begins with `label`.
+pub fn shares_kept(data: &Data, label: &str) -> String {
+    let mut table = Table::new(&format!("{label}Share of the teacher's score that is kept, in percent")).column("Student", None);
+    let kept: Vec<String> = metrics_compared(data)
+        .into_iter()
+        .map(|metric| format!("retention_{metric}"))
+        .filter(|name| data.summary.iter().any(|row| row.metric == *name && row.scope == "all"))
+        .collect();
+    for name in &kept {
+        table = table.column(&metric_title(name), None);
+    }
+    for encoder in &data.encoders {
+        let shares: Vec<Option<&SummaryRow>> = kept.iter().map(|name| data.number(&encoder.name, name, "all", Some(TEACHER))).collect();
+        if shares.iter().any(Option::is_some) {
+            table.row(std::iter::once(encoder_cell(encoder)).chain(shares.into_iter().map(Cell::value)).collect());
+        }
+    }
+    table.html()
 }
 
 /// Vision-based against naive distillation of the same network, with what each cost.
@@ -193,7 +213,7 @@ const BESIDE: [(&str, u64, &[&str]); 4] = [
     (
         "Composition",
         1,
-        &["compbench_color", "compbench_shape", "compbench_texture", "compbench_spatial", "compbench_3d", "compbench_numeracy"],
+        &["compbench_color", "compbench_shape", "compbench_texture", "compbench_spatial", "compbench_3d_spatial", "compbench_numeracy"],
     ),
     ("Image quality", 2, &["fid", "frechet", "clip_score"]),
     ("Text rendering", 3, &["ocr_char", "ocr_word", "ocr_sentence"]),
@@ -292,8 +312,8 @@ pub fn ceilings(data: &Data, notes: &mut Notes) -> String {
     table.html()
 }
 
-/// Sizes with and without projection, bytes and latency.
-pub fn efficiency(data: &Data, notes: &mut Notes) -> String {
+/// Sizes with and without projection, bytes and latency; the caption begins with `label`.
+pub fn efficiency(data: &Data, notes: &mut Notes, label: &str) -> String {
     let metrics: Vec<&str> = ["parameters_encoder", "parameters", "bytes_f32", "bytes_bf16", "encode_ms"]
         .into_iter()
         .chain(["pipeline_s", "pipeline_offload_s", "pipeline_bytes", "pipeline_offload_bytes"])
@@ -302,7 +322,7 @@ pub fn efficiency(data: &Data, notes: &mut Notes) -> String {
     if metrics.is_empty() {
         return String::new();
     }
-    let mut table = Table::new("Text encoders; ratios are teacher over student").column("Encoder", None);
+    let mut table = Table::new(&format!("{label}Text encoders; ratios are teacher over student")).column("Encoder", None);
     for metric in &metrics {
         let protocol = data.summary.iter().find(|row| row.metric == *metric).map(|row| notes.number(&row.protocol));
         table = table.column(&metric_title(metric), protocol);

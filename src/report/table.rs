@@ -59,13 +59,6 @@ impl Cell {
         Self { shown: with_interval(&shown, row), ..Self::number(row.value, "") }
     }
 
-    /// A difference that is not tested: sign, interval and n.
-    pub fn signed(row: Option<&SummaryRow>) -> Self {
-        let Some(row) = row else { return Self::absent("no pairs") };
-        let shown = signed(&row.metric, row.value);
-        Self { shown: with_interval(&shown, row), ..Self::number(row.value, "") }
-    }
-
     /// The same cell with its share of the teacher's value below.
     pub fn with_share(mut self, percent: Option<f64>) -> Self {
         if let Some(percent) = percent.filter(|percent| percent.is_finite()) {
@@ -90,6 +83,13 @@ impl Cell {
         Self { shown: shown.join(" <code>&amp;&amp;</code> "), plain: commands.join(" && "), class: "" }
     }
 
+    /// A reported difference without a word on it: sign and interval.
+    pub fn untested_difference(row: Option<&SummaryRow>) -> Self {
+        let Some(row) = row else { return Self::absent("no pairs") };
+        let shown = signed(&row.metric, row.value);
+        Self { shown: with_interval(&shown, row), ..Self::number(row.value, "") }
+    }
+
     /// A reported difference: sign, interval, and in words what its test allows to say.
     pub fn difference(row: Option<&SummaryRow>, tested: &Tested) -> Self {
         let Some(row) = row else { return Self::absent("no pairs") };
@@ -102,10 +102,9 @@ impl Cell {
         };
         let word = outcome.words();
         let shown = format!(
-            "<span aria-hidden=\"true\">{glyph}</span> {} <small class=\"outcome\">{word}</small><br><small class=\"interval\">{}</small> <small class=\"n\">n {}</small>",
+            "<span aria-hidden=\"true\">{glyph}</span> {} <small class=\"outcome\">{word}</small><br>{}",
             escape(&signed(&row.metric, row.value)),
-            escape(&interval(row)),
-            row.n
+            interval_and_n(row)
         );
         Self { shown, plain: plain_number(row.value), class }
     }
@@ -162,8 +161,12 @@ impl Table {
 
 /// A value with interval and n below.
 fn with_interval(value: &str, row: &SummaryRow) -> String {
-    let (value, interval) = (escape(value), escape(&interval(row)));
-    format!("{value}<br><small class=\"interval\">{interval}</small> <small class=\"n\">n {}</small>", row.n)
+    format!("{}<br>{}", escape(value), interval_and_n(row))
+}
+
+/// The second line of a reported number, as markup.
+fn interval_and_n(row: &SummaryRow) -> String {
+    format!("<small class=\"interval\">{}</small> <small class=\"n\">n {}</small>", escape(&interval(row)), row.n)
 }
 
 fn plain_number(value: f64) -> String {
