@@ -53,9 +53,8 @@ fn write_images(context: &RunContext, encoder: &str, shifted: bool) {
     let folder = context.samples(encoder);
     std::fs::create_dir_all(folder.join("images")).unwrap();
     let mut rows = Vec::new();
-    for (dataset, category) in
-        [("compbench", "color"), ("compbench", "spatial"), ("compbench", "numeracy"), ("commontext", "seen"), ("laion", "caption")]
-    {
+    let compbench = ["color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "complex"].map(|category| ("compbench", category));
+    for (dataset, category) in compbench.into_iter().chain([("commontext", "seen"), ("laion", "caption")]) {
         for item in 0..6 {
             let sample =
                 |item| grammar::sample_prompt(dataset, category, Split::Val, Key { seed: 4, purpose: "test", item, draw: 0 }).unwrap();

@@ -1,27 +1,26 @@
-//! T2I-CompBench rules for colour binding, 2-D relations and numeracy (Huang et al. 2023; rules of
-//! T2I-CompBench@1b70949) over any yes/no answerer and any detector.
+//! T2I-CompBench rules for attribute binding, relations in the plane and in depth, numeracy and complex prompts (Huang et al.
+//! 2023; rules of T2I-CompBench@1b70949) over any yes/no answerer and any detector.
 //!
 //! Differences from the published scripts, all part of [`PROTOCOL`]: labels match exactly, boxes are not widened by one
 //! pixel, and answers are not rounded to four decimals. Lengths are scaled: the published rule measures 150 px in a
-//! 479-px frame.
+//! 479-px frame. Which of two objects is nearer is asked of the detector, not of a depth map. A complex prompt is scored as those
+//! of the published list that name a relation: the mean of attributes, asked phrase by phrase, and relation.
+
+mod relations;
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::mini::scene::Scene;
-use crate::mini::words::Relation;
-use crate::models::{Detection, Detector, PixelBox, Vqa};
+use crate::models::{Detection, Detector, Vqa};
+
+use relations::split_at_locality;
+pub use relations::{Locality, depth_score, locality_score, spatial_score, without_duplicates};
 
 /// Names the variant of the rules in every result.
 pub const PROTOCOL: &str = "T2I-CompBench rules, exact labels, 150/479 of the side as near";
 
-/// Distance below which two centres are near, as a share of the image side.
-const NEAR: f64 = 150.0 / 479.0;
-/// Overlap from which a relation counts less.
-const OVERLAP: f64 = 0.1;
-/// Overlap or containment from which two boxes of one label are the same object.
-const DUPLICATE: f64 = 0.9;
 /// Phrases asked per prompt at most.
 const PHRASES: usize = 8;
 
@@ -32,18 +31,12 @@ pub enum Task {
     Attributes(Vec<String>),
     /// The first object stands in `locality` to the second.
     Spatial { first: String, locality: Locality, second: String },
+    /// The same in depth.
+    Depth { first: String, locality: Locality, second: String },
+    /// Noun phrases with attributes, the first of which stands in `locality` to the second.
+    Complex { phrases: Vec<String>, first: String, locality: Locality, second: String },
     /// Nouns in the singular with their numbers.
     Numeracy(Vec<(String, u64)>),
-}
-
-/// Where the first object is, seen from the second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Locality {
-    Near,
-    Left,
-    Right,
-    Bottom,
-    Top,
 }
 
 /// A score in [0, 1] with what it rests on.
@@ -54,12 +47,30 @@ pub struct Scored {
 }
 
 /// What the experts said about one image.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Evidence {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Vec<Answer>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relation: Option<RelationEvidence>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counts: Option<CountEvidence>,
+}
+
+/// What was asked of two objects, and the boxes found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Evidence {
-    Answers(Vec<Answer>),
-    Relation { first: String, locality: Locality, second: String, boxes: Vec<Detection> },
-    Counts { counts: Vec<Count>, boxes: Vec<Detection> },
+pub struct RelationEvidence {
+    pub first: String,
+    pub locality: Locality,
+    pub second: String,
+    pub boxes: Vec<Detection>,
+}
+
+/// The numbers, and the boxes counted.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CountEvidence {
+    pub counts: Vec<Count>,
+    pub boxes: Vec<Detection>,
 }
 
 /// One yes/no answer.
@@ -81,16 +92,27 @@ pub struct Count {
 impl Task {
     /// Whether the category has a rule here.
     pub fn has_rule(category: &str) -> bool {
-        matches!(category, "color" | "shape" | "texture" | "spatial" | "numeracy")
+        matches!(category, "color" | "shape" | "texture" | "spatial" | "3d_spatial" | "numeracy" | "complex")
     }
 
     /// The task of a miniature-world prompt, from its ground truth.
     pub fn from_scene(category: &str, scene: &Scene) -> Result<Self> {
         let noun = |i: usize| scene.objects.get(i).map(|object| object.noun.name().to_owned());
         match category {
-            "color" if !scene.objects.is_empty() => Ok(Self::Attributes(scene.phrases())),
-            "spatial" => match (noun(0), scene.relation, noun(1)) {
-                (Some(first), Some(relation), Some(second)) => Ok(Self::Spatial { first, locality: relation.into(), second }),
+            "color" | "texture" if !scene.objects.is_empty() => Ok(Self::Attributes(scene.phrases())),
+            "shape" if !scene.objects.is_empty() => {
+                let phrases = scene.objects.iter().filter_map(|object| object.look().shape_phrase()).collect();
+                Ok(Self::Attributes(phrases))
+            }
+            "spatial" | "3d_spatial" | "complex" => match (noun(0), scene.relation, noun(1)) {
+                (Some(first), Some(relation), Some(second)) => {
+                    let locality = relation.into();
+                    Ok(match category {
+                        "spatial" => Self::Spatial { first, locality, second },
+                        "3d_spatial" => Self::Depth { first, locality, second },
+                        _ => Self::Complex { phrases: scene.phrases(), first, locality, second },
+                    })
+                }
                 _ => Err(Error::Invalid("a spatial scene needs two objects and a relation".into())),
             },
             "numeracy" => match noun(0) {
@@ -108,11 +130,14 @@ impl Task {
         let failed = || Error::Invalid(format!("prompt `{prompt}` does not follow the templates of category `{category}`"));
         match category {
             "color" | "shape" | "texture" => Ok(Self::Attributes(prompt.split(" and ").map(str::to_owned).take(PHRASES).collect())),
-            "spatial" => {
+            "spatial" | "3d_spatial" => {
                 let (before, locality, after) = split_at_locality(prompt).ok_or_else(failed)?;
+                if locality.is_depth() != (category == "3d_spatial") {
+                    return Err(failed());
+                }
                 let noun = |text: &str| text.split_whitespace().last().map(str::to_owned);
                 let (first, second) = (noun(before).ok_or_else(failed)?, noun(after).ok_or_else(failed)?);
-                Ok(Self::Spatial { first, locality, second })
+                Ok(if locality.is_depth() { Self::Depth { first, locality, second } } else { Self::Spatial { first, locality, second } })
             }
             "numeracy" => {
                 let counts = counted_nouns(prompt);
@@ -126,32 +151,34 @@ impl Task {
     pub fn score(&self, image: &RgbImage, vqa: &dyn Vqa, detector: &dyn Detector) -> Result<Scored> {
         match self {
             Self::Attributes(phrases) => attributes(image, vqa, phrases),
-            Self::Spatial { first, locality, second } => {
-                let boxes = detector.detect(image)?;
-                let score = spatial_score(&boxes, first, *locality, second, f64::from(image.width().max(image.height())));
-                Ok(Scored {
-                    score,
-                    evidence: Evidence::Relation { first: first.clone(), locality: *locality, second: second.clone(), boxes },
-                })
+            Self::Spatial { first, locality, second } | Self::Depth { first, locality, second } => {
+                related(image, detector, first, *locality, second)
+            }
+            Self::Complex { phrases, first, locality, second } => {
+                let (bound, placed) = (attributes(image, vqa, phrases)?, related(image, detector, first, *locality, second)?);
+                let evidence = Evidence { answers: bound.evidence.answers, ..placed.evidence };
+                Ok(Scored { score: (bound.score + placed.score) / 2.0, evidence })
             }
             Self::Numeracy(expected) => {
                 let boxes = without_duplicates(&detector.detect(image)?);
                 let (score, counts) = numeracy_score(&boxes, expected);
-                Ok(Scored { score, evidence: Evidence::Counts { counts, boxes } })
+                let counts = Some(CountEvidence { counts, boxes });
+                Ok(Scored { score, evidence: Evidence { counts, ..Evidence::default() } })
             }
         }
     }
 }
 
-impl From<Relation> for Locality {
-    fn from(relation: Relation) -> Self {
-        match relation {
-            Relation::Left => Self::Left,
-            Relation::Right => Self::Right,
-            Relation::Top => Self::Top,
-            Relation::Bottom => Self::Bottom,
-        }
-    }
+/// The rule of a relation in the plane or in depth.
+fn related(image: &RgbImage, detector: &dyn Detector, first: &str, locality: Locality, second: &str) -> Result<Scored> {
+    let boxes = detector.detect(image)?;
+    let score = if locality.is_depth() {
+        depth_score(&boxes, first, locality, second)?
+    } else {
+        spatial_score(&boxes, first, locality, second, f64::from(image.width().max(image.height())))
+    };
+    let relation = Some(RelationEvidence { first: first.to_owned(), locality, second: second.to_owned(), boxes });
+    Ok(Scored { score, evidence: Evidence { relation, ..Evidence::default() } })
 }
 
 /// Disentangled attribute score: the product over the phrases of the probability of "yes".
@@ -164,43 +191,10 @@ fn attributes(image: &RgbImage, vqa: &dyn Vqa, phrases: &[String]) -> Result<Sco
         }
         answers.push(Answer { phrase: phrase.clone(), yes });
     }
-    Ok(Scored { score: answers.iter().map(|answer| answer.yes).product(), evidence: Evidence::Answers(answers) })
-}
-
-/// The 2-D rule: a quarter of each object's confidence plus half for the relation; below one half it is 0.
-/// `side` is the longer side of the image in the pixels of the boxes; `boxes` stand highest score first.
-pub fn spatial_score(boxes: &[Detection], first: &str, locality: Locality, second: &str, side: f64) -> f64 {
-    let find = |noun: &str| boxes.iter().find(|found| found.label == noun);
-    let score = match (find(first), find(second)) {
-        (Some(a), Some(b)) => 0.25 * a.score + 0.25 * b.score + 0.5 * locality_score(a.bounds, locality, b.bounds, side),
-        (Some(only), None) | (None, Some(only)) => 0.25 * only.score,
-        (None, None) => 0.0,
-    };
-    if score < 0.5 { 0.0 } else { score }
-}
-
-/// How well the first box stands in `locality` to the second, in [0, 1].
-pub fn locality_score(first: PixelBox, locality: Locality, second: PixelBox, side: f64) -> f64 {
-    let centre = |b: PixelBox| ((b.x0 + b.x1) / 2.0, (b.y0 + b.y1) / 2.0);
-    let ((ax, ay), (bx, by)) = (centre(first), centre(second));
-    let (dx, dy) = (bx - ax, by - ay);
-    let holds = match locality {
-        Locality::Near => {
-            let near = NEAR * side;
-            // "or" is the published rule: side by side or one above the other is near.
-            return if dx.abs() < near || dy.abs() < near { 1.0 } else { near / dx.abs().max(dy.abs()) };
-        }
-        Locality::Right => dx < 0.0 && dx.abs() > dy.abs(),
-        Locality::Left => dx > 0.0 && dx.abs() > dy.abs(),
-        Locality::Bottom => dy < 0.0 && dy.abs() > dx.abs(),
-        Locality::Top => dy > 0.0 && dy.abs() > dx.abs(),
-    };
-    let overlap = overlap(first, second);
-    match holds {
-        true if overlap < OVERLAP => 1.0,
-        true => OVERLAP / overlap,
-        false => 0.0,
-    }
+    Ok(Scored {
+        score: answers.iter().map(|answer| answer.yes).product(),
+        evidence: Evidence { answers: Some(answers), ..Evidence::default() },
+    })
 }
 
 /// Half of a noun's share for being there, half for the exact number; every noun has the same share.
@@ -217,40 +211,9 @@ pub fn numeracy_score(boxes: &[Detection], expected: &[(String, u64)]) -> (f64, 
     (points.sum::<f64>() / counts.len().max(1) as f64, counts)
 }
 
-/// The boxes without those that repeat a better one of the same label.
-pub fn without_duplicates(boxes: &[Detection]) -> Vec<Detection> {
-    let mut kept: Vec<Detection> = Vec::new();
-    for candidate in boxes {
-        let repeats = |other: &Detection| {
-            let shared = intersection(candidate.bounds, other.bounds);
-            let contained = shared / area(candidate.bounds).min(area(other.bounds));
-            other.label == candidate.label && (overlap(candidate.bounds, other.bounds) > DUPLICATE || contained > DUPLICATE)
-        };
-        if !kept.iter().any(repeats) {
-            kept.push(candidate.clone());
-        }
-    }
-    kept
-}
-
-fn area(b: PixelBox) -> f64 {
-    (b.x1 - b.x0).max(0.0) * (b.y1 - b.y0).max(0.0)
-}
-
-fn intersection(a: PixelBox, b: PixelBox) -> f64 {
-    area(PixelBox { x0: a.x0.max(b.x0), y0: a.y0.max(b.y0), x1: a.x1.min(b.x1), y1: a.y1.min(b.y1) })
-}
-
-/// Intersection over union; 0 for two empty boxes.
-fn overlap(a: PixelBox, b: PixelBox) -> f64 {
-    let shared = intersection(a, b);
-    let union = area(a) + area(b) - shared;
-    if union > 0.0 { shared / union } else { 0.0 }
-}
-
 fn unknown(category: &str) -> Error {
     let message = format!("no compositional rule for category `{category}`");
-    Error::config(message, "categories with a rule: color, shape, texture, spatial, numeracy")
+    Error::config(message, "categories with a rule: color, shape, texture, spatial, 3d_spatial, numeracy, complex (with a scene)")
 }
 
 fn without_background(prompt: &str) -> &str {
@@ -258,19 +221,6 @@ fn without_background(prompt: &str) -> &str {
         Some((rest, tail)) if tail.ends_with(" background") => rest.trim_end_matches(','),
         _ => prompt,
     }
-}
-
-fn split_at_locality(prompt: &str) -> Option<(&str, Locality, &str)> {
-    const PHRASES: [(&str, Locality); 7] = [
-        (" on side of ", Locality::Near),
-        (" next to ", Locality::Near),
-        (" near ", Locality::Near),
-        (" on the left of ", Locality::Left),
-        (" on the right of ", Locality::Right),
-        (" on the bottom of ", Locality::Bottom),
-        (" on the top of ", Locality::Top),
-    ];
-    PHRASES.iter().find_map(|(phrase, locality)| prompt.split_once(phrase).map(|(before, after)| (before, *locality, after)))
 }
 
 fn counted_nouns(prompt: &str) -> Vec<(String, u64)> {
@@ -294,13 +244,14 @@ fn singular(noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::PixelBox;
 
     fn bounds(x0: f64, y0: f64, x1: f64, y1: f64) -> PixelBox {
         PixelBox { x0, y0, x1, y1 }
     }
 
     fn found(label: &str, score: f64, bounds: PixelBox) -> Detection {
-        Detection { label: label.into(), score, bounds }
+        Detection { label: label.into(), score, bounds, nearness: None }
     }
 
     /// Says what it was told, in order of the phrases.
@@ -338,35 +289,6 @@ mod tests {
     }
 
     #[test]
-    fn localities_are_those_of_the_published_examples() {
-        let (a, b) = (bounds(50.0, 100.0, 200.0, 300.0), bounds(250.0, 120.0, 400.0, 320.0));
-        let overlapping = bounds(150.0, 120.0, 300.0, 320.0);
-        let (corner, far) = (bounds(10.0, 10.0, 60.0, 60.0), bounds(300.0, 300.0, 470.0, 470.0));
-        for (first, locality, second, expected) in [
-            (a, Locality::Left, b, 1.0),
-            (a, Locality::Right, b, 0.0),
-            (a, Locality::Left, overlapping, 0.566667),
-            (corner, Locality::Near, far, 0.428571),
-            (a, Locality::Near, b, 1.0),
-            (corner, Locality::Top, a, 1.0),
-        ] {
-            let score = locality_score(first, locality, second, 479.0);
-            assert!((score - expected).abs() < 1e-6, "{locality:?}: {score}");
-            let scaled = |b: PixelBox| bounds(b.x0 / 7.0, b.y0 / 7.0, b.x1 / 7.0, b.y1 / 7.0);
-            assert!((locality_score(scaled(first), locality, scaled(second), 479.0 / 7.0) - score).abs() < 1e-9);
-        }
-    }
-
-    #[test]
-    fn spatial_score_takes_the_best_box_and_nothing_below_one_half() {
-        let (left, right) = (bounds(2.0, 20.0, 28.0, 46.0), bounds(36.0, 20.0, 62.0, 46.0));
-        let boxes = [found("dog", 0.9, left), found("car", 0.8, right), found("dog", 0.3, right)];
-        assert!((spatial_score(&boxes, "dog", Locality::Left, "car", 64.0) - 0.925).abs() < 1e-12);
-        assert_eq!(spatial_score(&boxes, "dog", Locality::Right, "car", 64.0), 0.0);
-        assert_eq!(spatial_score(&boxes[..1], "dog", Locality::Left, "car", 64.0), 0.0);
-    }
-
-    #[test]
     fn numeracy_gives_half_for_presence_and_half_for_the_number() {
         let at = |x: f64| bounds(x, 0.0, x + 10.0, 10.0);
         let boxes = [found("cat", 0.9, at(0.0)), found("cat", 0.8, at(20.0)), found("cat", 0.7, at(0.5)), found("book", 0.6, at(40.0))];
@@ -383,7 +305,21 @@ mod tests {
         assert_eq!(spatial, Task::Spatial { first: "dog".into(), locality: Locality::Left, second: "car".into() });
         let numeracy = Task::from_prompt("numeracy", "two buses, three puppies and a cat.").unwrap();
         assert_eq!(numeracy, Task::Numeracy(vec![("bus".into(), 2), ("puppy".into(), 3), ("cat".into(), 1)]));
+        let depth = Task::from_prompt("3d_spatial", "a kettle hidden by a book").unwrap();
+        assert_eq!(depth, Task::Depth { first: "kettle".into(), locality: Locality::Hidden, second: "book".into() });
+        assert!(Task::from_prompt("3d_spatial", "a dog near a car").is_err());
         assert!(Task::from_prompt("spatial", "a dog and a car").is_err());
         assert!(Task::from_prompt("complex", "a wooden clock").unwrap_err().to_string().contains("`complex`"));
+    }
+
+    #[test]
+    fn a_complex_prompt_is_the_mean_of_attributes_and_relation() {
+        let phrases = vec!["a green bench".to_owned(), "a blue bowl".to_owned()];
+        let task = Task::Complex { phrases, first: "bench".into(), locality: Locality::Left, second: "bowl".into() };
+        let vqa = Told(vec![("a green bench", 0.9), ("a blue bowl", 0.8)]);
+        let sees = Sees(vec![found("bench", 1.0, bounds(0.0, 0.0, 10.0, 10.0)), found("bowl", 1.0, bounds(20.0, 0.0, 30.0, 10.0))]);
+        let scored = task.score(&RgbImage::new(32, 32), &vqa, &sees).unwrap();
+        assert!((scored.score - (0.72 + 1.0) / 2.0).abs() < 1e-12);
+        assert!(scored.evidence.answers.is_some() && scored.evidence.relation.is_some());
     }
 }

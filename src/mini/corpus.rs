@@ -4,6 +4,7 @@
 use rand::Rng;
 
 use super::grammar::{Dataset, prompt, sample_any};
+use super::looks::Attribute;
 use super::scene::{Kind, Scene, Split};
 use super::words::random_letters;
 use crate::run::rng::{Key, below, stream, uniform};
@@ -16,7 +17,8 @@ pub fn corpus_sentence(key: Key) -> String {
         // The nested key keeps the caption independent of the draw that chose it.
         u if u < 0.5 => sample_any(Split::Train, Key { purpose: "corpus caption", item: rng.next_u64(), ..key }).0,
         u if u < 0.7 => {
-            let scene = Scene { sign_word: Some(random_letters(rng)), ..Scene::sample_kind(rng, Kind::Sign, Split::Train) };
+            let scene =
+                Scene { sign_word: Some(random_letters(rng)), ..Scene::sample_kind(rng, Kind::Sign, Split::Train, Attribute::Colour) };
             prompt(&scene, rng, Dataset::CommonText)
         }
         _ => everyday_sentence(rng),
@@ -151,7 +153,7 @@ pub(super) fn texts() -> impl Iterator<Item = &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mini::words::{Colour, Noun, held_out, seen_sign_words, unseen_sign_words};
+    use crate::mini::words::{Finish, Noun, held_out, seen_sign_words, unseen_sign_words};
 
     fn sentences(n: u64) -> impl Iterator<Item = String> {
         (0..n).map(|item| corpus_sentence(Key { seed: 9, purpose: "corpus", item, draw: 0 }))
@@ -161,8 +163,8 @@ mod tests {
     fn the_corpus_never_names_a_held_out_combination_or_an_unseen_word() {
         let mut forbidden: Vec<String> = unseen_sign_words().iter().map(|word| format!("'{word}'")).collect();
         for noun in Noun::all() {
-            for colour in Colour::all().filter(|&colour| held_out(noun, colour)) {
-                forbidden.push(format!("{} {}", colour.name(), noun.name()));
+            for finish in Finish::all().filter(|&finish| held_out(noun, finish)) {
+                forbidden.push(format!(" {} {} ", finish.name(), noun.name()));
             }
         }
         for sentence in sentences(5000) {

@@ -3,6 +3,7 @@
 
 use rand::Rng;
 
+use super::looks::{Attribute, Look};
 use super::scene::{Kind, Object, Scene, SignWords, Split};
 use super::words::{Animacy, Background, number_word};
 use crate::error::{Error, Result};
@@ -34,7 +35,7 @@ impl Dataset {
     /// The categories of its prompts.
     pub fn categories(self) -> &'static [&'static str] {
         match self {
-            Self::CompBench => &["color", "spatial", "numeracy"],
+            Self::CompBench => &["color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "complex"],
             Self::CommonText => &["seen", "unseen"],
             Self::Laion => &["caption"],
         }
@@ -84,15 +85,19 @@ pub fn prompt(scene: &Scene, rng: &mut impl Rng, dataset: Dataset) -> String {
 /// What a scene shows, without the background.
 fn content(scene: &Scene, rng: &mut impl Rng) -> String {
     let objects = &scene.objects;
-    let joined = |middle: &str| objects.iter().map(Object::phrase).collect::<Vec<_>>().join(middle);
+    let joined = |middle: &str| objects.iter().map(|object| object.look().phrase()).collect::<Vec<_>>().join(middle);
     match (&scene.sign_word, scene.relation, number_word(objects.len())) {
         (Some(word), _, _) => format!("{} {} '{word}'", joined(" and "), action(objects, rng)),
         (None, Some(relation), _) => joined(&format!(" {} ", relation.phrase())),
-        (None, None, Some(number)) if scene.kind == Kind::Count => {
-            format!("{number} {} {}", objects[0].colour.name(), objects[0].noun.plural())
-        }
+        (None, None, Some(number)) if scene.kind == Kind::Count => format!("{number} {}", counted(objects)),
         _ => joined(" and "),
     }
+}
+
+/// "red car" for one object, "red cars" for more.
+fn counted(objects: &[Object]) -> String {
+    let look: Look = objects[0].look();
+    look.words(if objects.len() == 1 { look.noun.name() } else { look.noun.plural() })
 }
 
 fn action(objects: &[Object], rng: &mut impl Rng) -> &'static str {
@@ -113,21 +118,21 @@ pub fn sample_prompt(dataset: &str, category: &str, split: Split, key: Key) -> R
     let dataset = Dataset::named(dataset)?;
     let rng = &mut stream(key);
     let scene = match (dataset, category) {
-        // Two objects carry the binding of colours; a quarter has one.
-        (Dataset::CompBench, "color") => {
-            let kind = if below(rng, 4) == 0 { Kind::Single } else { Kind::Pair };
-            Scene::sample_kind(rng, kind, split)
-        }
-        (Dataset::CompBench, "spatial") => Scene::sample_kind(rng, Kind::Spatial, split),
-        (Dataset::CompBench, "numeracy") => Scene::sample_kind(rng, Kind::Count, split),
+        (Dataset::CompBench, "color") => attributed(rng, split, Attribute::Colour),
+        (Dataset::CompBench, "shape") => attributed(rng, split, Attribute::Shape),
+        (Dataset::CompBench, "texture") => attributed(rng, split, Attribute::Texture),
+        (Dataset::CompBench, "spatial") => Scene::sample_kind(rng, Kind::Spatial, split, Attribute::Colour),
+        (Dataset::CompBench, "3d_spatial") => Scene::sample_kind(rng, Kind::Depth, split, Attribute::Colour),
+        (Dataset::CompBench, "numeracy") => Scene::sample_kind(rng, Kind::Count, split, Attribute::Colour),
+        (Dataset::CompBench, "complex") => Scene::sample_kind(rng, Kind::Spatial, split, Attribute::Any),
         (Dataset::CommonText, "seen") => Scene::sample_sign(rng, SignWords::Seen, split),
         (Dataset::CommonText, "unseen") if split == Split::Train => {
             return Err(Error::Invalid("unseen sign words cannot be drawn for training".into()));
         }
         (Dataset::CommonText, "unseen") => Scene::sample_sign(rng, SignWords::Unseen, split),
         (Dataset::Laion, "caption") => {
-            let kind = *pick(rng, &[Kind::Single, Kind::Single, Kind::Pair, Kind::Spatial, Kind::Count]);
-            Scene::sample_kind(rng, kind, split)
+            let kind = *pick(rng, &[Kind::Single, Kind::Single, Kind::Pair, Kind::Spatial, Kind::Depth, Kind::Count]);
+            Scene::sample_kind(rng, kind, split, Attribute::Any)
         }
         _ => {
             let categories = dataset.categories().join(", ");
@@ -138,6 +143,12 @@ pub fn sample_prompt(dataset: &str, category: &str, split: Split, key: Key) -> R
     Ok((prompt(&scene, rng, dataset), scene))
 }
 
+/// Two objects carry the binding of attributes; a quarter has one.
+fn attributed(rng: &mut impl Rng, split: Split, attribute: Attribute) -> Scene {
+    let kind = if below(rng, 4) == 0 { Kind::Single } else { Kind::Pair };
+    Scene::sample_kind(rng, kind, split, attribute)
+}
+
 /// A scene of the general mixture with a prompt in a fitting manner: CommonText for signs, else CompBench (60 %) or
 /// LAION (40 %). For training the networks of the world itself.
 pub fn sample_any(split: Split, key: Key) -> (String, Scene) {
@@ -146,11 +157,11 @@ pub fn sample_any(split: Split, key: Key) -> (String, Scene) {
     worded(scene, rng)
 }
 
-/// The same for scenes with two objects only, half of them with a relation.
+/// The same for scenes with two objects only, two thirds of them with a relation.
 pub fn sample_two_objects(split: Split, key: Key) -> (String, Scene) {
     let rng = &mut stream(key);
-    let kind = *pick(rng, &[Kind::Pair, Kind::Spatial]);
-    worded(Scene::sample_kind(rng, kind, split), rng)
+    let kind = *pick(rng, &[Kind::Pair, Kind::Spatial, Kind::Depth]);
+    worded(Scene::sample_kind(rng, kind, split, Attribute::Any), rng)
 }
 
 fn worded(scene: Scene, rng: &mut impl Rng) -> (String, Scene) {
@@ -164,7 +175,7 @@ fn worded(scene: Scene, rng: &mut impl Rng) -> (String, Scene) {
 
 /// Every text the grammar is made of apart from nouns, colours, backgrounds, numbers and relations; for the tokenizer.
 pub(super) fn templates() -> Vec<&'static str> {
-    let mut templates = vec!["A a and on background", "Two Three Four"];
+    let mut templates = vec!["A An a an and on background", "One Two Three Four Five"];
     templates.extend(ANIMATE_ACTIONS);
     templates.extend(INANIMATE_ACTIONS);
     templates.extend(Background::all().flat_map(styles));
@@ -176,21 +187,31 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::mini::words::{Colour, Noun, Relation, seen_sign_words, unseen_sign_words};
+    use crate::mini::words::{Finish, LARGEST_COUNT, Noun, Relation, Shape, seen_sign_words, unseen_sign_words};
 
     fn key(item: u64) -> Key<'static> {
         Key { seed: 5, purpose: "prompt", item, draw: 0 }
     }
 
-    /// Objects, relation, sign word and background.
-    type Reading = (Vec<(Noun, Colour)>, Option<Relation>, Option<String>, Background);
+    /// Looks, relation, sign word and background.
+    type Reading = (Vec<Look>, Option<Relation>, Option<String>, Background);
+
+    /// Reads "red car" or "blue oval boxes".
+    fn read_words(words: &[&str]) -> Look {
+        let (finish, shape, noun) = match words {
+            [finish, noun] => (finish, None, noun),
+            [finish, shape, noun] => (finish, Some(Shape::named(shape).unwrap()), noun),
+            _ => panic!("`{words:?}` is no noun phrase"),
+        };
+        let noun = Noun::all().find(|known| [known.name(), known.plural()].contains(noun)).unwrap();
+        Look { noun, finish: Finish::named(finish).unwrap(), shape }
+    }
 
     /// Reads "a red car" (or, capitalised, "A red car").
-    fn read_object(text: &str) -> (Noun, Colour) {
+    fn read_object(text: &str) -> Look {
         let words: Vec<&str> = text.split(' ').collect();
-        let [article, colour, noun] = words[..] else { panic!("`{text}` is no noun phrase") };
-        assert_eq!(article.to_lowercase(), "a");
-        (Noun::named(noun).unwrap(), Colour::named(colour).unwrap())
+        assert!(["a", "an"].contains(&words[0].to_lowercase().as_str()), "{text}");
+        read_words(&words[1..])
     }
 
     /// What a CompBench or CommonText prompt says, read from the text alone.
@@ -207,11 +228,9 @@ mod tests {
                 return (vec![read_object(first), read_object(second)], Some(relation), None, background);
             }
         }
-        for count in 2..=4 {
+        for count in 1..=LARGEST_COUNT {
             if let Some(rest) = content.strip_prefix(&format!("{} ", number_word(count).unwrap())) {
-                let (colour, plural) = rest.split_once(' ').unwrap();
-                let noun = Noun::all().find(|noun| noun.plural() == plural).unwrap();
-                return (vec![(noun, Colour::named(colour).unwrap()); count], None, None, background);
+                return (vec![read_words(&rest.split(' ').collect::<Vec<_>>()); count], None, None, background);
             }
         }
         (content.split(" and ").map(read_object).collect(), None, None, background)
@@ -223,7 +242,7 @@ mod tests {
             for category in dataset.categories() {
                 for item in 0..500 {
                     let (text, scene) = sample_prompt(dataset.name(), category, Split::Val, key(item)).unwrap();
-                    let shown: Vec<_> = scene.objects.iter().map(|object| (object.noun, object.colour)).collect();
+                    let shown: Vec<_> = scene.objects.iter().map(Object::look).collect();
                     assert_eq!(read(&text), (shown, scene.relation, scene.sign_word, scene.background), "{text}");
                 }
             }
@@ -268,7 +287,7 @@ mod tests {
     #[test]
     fn unknown_names_and_unseen_words_in_training_are_errors() {
         assert!(sample_prompt("coco", "caption", Split::Train, key(0)).unwrap_err().hint().unwrap().contains("commontext"));
-        assert!(sample_prompt("compbench", "texture", Split::Train, key(0)).unwrap_err().hint().unwrap().contains("numeracy"));
+        assert!(sample_prompt("compbench", "action", Split::Train, key(0)).unwrap_err().hint().unwrap().contains("numeracy"));
         assert!(sample_prompt("commontext", "unseen", Split::Train, key(0)).is_err());
     }
 
@@ -276,7 +295,7 @@ mod tests {
     fn sign_words_are_no_words_of_the_grammar() {
         let mut grammar: HashSet<&str> = templates().into_iter().flat_map(|text| text.split([' ', ','])).collect();
         grammar.extend(Noun::all().flat_map(|noun| [noun.name(), noun.plural()]));
-        grammar.extend(Colour::all().map(Colour::name).chain(Background::all().map(Background::name)));
+        grammar.extend(Finish::all().map(Finish::name).chain(Shape::all().map(Shape::name)).chain(Background::all().map(Background::name)));
         grammar.extend(Relation::ALL.into_iter().flat_map(|relation| relation.phrase().split(' ')));
         for word in seen_sign_words().iter().chain(unseen_sign_words()) {
             assert!(!grammar.contains(word), "{word}");

@@ -1,6 +1,6 @@
 //! Noun phrases as questions: what "a red car" or "three red cars" asks about a picture, and the law of exact counts.
 
-use super::words::{Colour, Noun, number_word};
+use super::words::{Finish, LARGEST_COUNT, Noun, Shape, number_word};
 use crate::error::{Error, Result};
 
 /// A noun phrase of the grammar.
@@ -8,12 +8,13 @@ use crate::error::{Error, Result};
 pub struct Phrase {
     /// None for "a", "an", "the" and a bare noun: at least one.
     pub count: Option<usize>,
-    pub colour: Option<Colour>,
+    pub finish: Option<Finish>,
+    pub shape: Option<Shape>,
     pub noun: Noun,
 }
 
 impl Phrase {
-    /// Reads `[a|an|the|one|two|three|four] [colour] noun`, the noun in the singular or plural; case does not matter.
+    /// Reads `[a|an|the|one|…|five] [colour|texture] [shape] noun`, the noun in the singular or plural; case does not matter.
     pub fn parse(phrase: &str) -> Result<Self> {
         let unknown = |what: &str| Error::Invalid(format!("the mini reader cannot answer `{phrase}`: {what}"));
         let lower = phrase.trim().trim_end_matches(['?', '.']).to_lowercase();
@@ -21,17 +22,20 @@ impl Phrase {
         let last = words.pop().ok_or_else(|| unknown("it is empty"))?;
         let noun = Noun::all().find(|noun| noun.name() == last || noun.plural() == last);
         let noun = noun.ok_or_else(|| unknown(&format!("`{last}` is no noun of the miniature world")))?;
-        let colour = words.last().and_then(|word| Colour::named(word));
-        if colour.is_some() {
+        let shape = words.last().and_then(|word| Shape::named(word));
+        if shape.is_some() {
+            words.pop();
+        }
+        let finish = words.last().and_then(|word| Finish::named(word));
+        if finish.is_some() {
             words.pop();
         }
         let count = match words[..] {
             [] | ["a" | "an" | "the"] => None,
-            ["one"] => Some(1),
-            [word] => Some((2..=4).find(|&n| number_word(n) == Some(word)).ok_or_else(|| unknown(word))?),
+            [word] => Some((1..=LARGEST_COUNT).find(|&n| number_word(n) == Some(word)).ok_or_else(|| unknown(word))?),
             _ => return Err(unknown(&words.join(" "))),
         };
-        Ok(Self { count, colour, noun })
+        Ok(Self { count, finish, shape, noun })
     }
 }
 
@@ -56,18 +60,22 @@ mod tests {
 
     #[test]
     fn phrases_of_the_grammar_are_read() {
-        let (car, red) = (Noun::named("car").unwrap(), Colour::named("red").unwrap());
+        let (car, red) = (Noun::named("car").unwrap(), Finish::named("red").unwrap());
         let parse = |text| Phrase::parse(text).unwrap();
-        assert_eq!(parse("a red car?"), Phrase { count: None, colour: Some(red), noun: car });
-        assert_eq!(parse("A car"), Phrase { count: None, colour: None, noun: car });
-        assert_eq!(parse("three red cars"), Phrase { count: Some(3), colour: Some(red), noun: car });
+        let phrase = Phrase { count: None, finish: Some(red), shape: None, noun: car };
+        assert_eq!(parse("a red car?"), phrase);
+        assert_eq!(parse("A car"), Phrase { finish: None, ..phrase });
+        assert_eq!(parse("three red cars"), Phrase { count: Some(3), ..phrase });
+        let (shape, noun) = (Shape::named("oval"), Noun::named("box").unwrap());
+        assert_eq!(parse("an oval box"), Phrase { count: None, finish: None, shape, noun });
+        assert_eq!(parse("one red oval box"), Phrase { count: Some(1), finish: Some(red), shape, noun });
         for (text, reason) in [("a red sofa", "sofa"), ("", "empty"), ("a shiny car", "shiny"), ("nine cars", "nine")] {
             assert!(Phrase::parse(text).unwrap_err().to_string().contains(reason), "{text}");
         }
     }
 
     #[test]
-    fn every_colour_phrase_of_a_scene_can_be_asked() {
+    fn every_phrase_of_a_scene_can_be_asked() {
         for item in 0..200 {
             let key = rng::Key { seed: 1, purpose: "test", item, draw: 0 };
             let scene = Scene::sample(&mut rng::stream(key), Split::Val);

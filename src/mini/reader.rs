@@ -1,5 +1,5 @@
-//! The expert of the miniature world: one convolutional network that finds the objects of a picture with noun, colour,
-//! place and size, and names the background. It plays the parts that BLIP-VQA and UniDet have in the published protocol,
+//! The expert of the miniature world: one convolutional network that finds the objects of a picture with noun, finish, shape,
+//! place, size and whether it covers another, and names the background. It plays the parts that BLIP-VQA and UniDet have in the published protocol,
 //! behind the same traits. Like them it has seen every combination, also those held out from the text encoders.
 
 // B batch, H height, W width, C channels.
@@ -12,7 +12,7 @@ use image::imageops::FilterType;
 
 use super::phrase::{Phrase, exactly};
 use super::scene::{Kind, Object, Scene, Split};
-use super::words::{Background, Colour, Noun, Relation};
+use super::words::{Background, Finish, Noun, Relation, Shape};
 use super::{render, scene};
 use crate::error::{Error, Result};
 use crate::models::convolution::{Walk, convolve};
@@ -36,7 +36,9 @@ const WIDTHS: [usize; 3] = [24, 48, 80];
 const BLOCKS: usize = 3;
 /// Numbers per cell that say where the object's box lies: centre x, y from the cell's own, width, height; in cells.
 pub const BOX: usize = 4;
-const OUTPUTS: usize = 1 + BOX + Noun::COUNT + Colour::COUNT;
+/// Classes of shape: none, and each of them.
+pub const SHAPES: usize = 1 + Shape::COUNT;
+const OUTPUTS: usize = 1 + BOX + Noun::COUNT + Finish::COUNT + SHAPES + 1;
 
 /// Weight and bias of one convolution.
 struct Conv(Tensor, Tensor);
@@ -61,8 +63,12 @@ pub struct Outputs {
     pub boxes: Tensor,
     /// `[B, 8, 8, nouns]`
     pub nouns: Tensor,
-    /// `[B, 8, 8, colours]`
-    pub colours: Tensor,
+    /// `[B, 8, 8, finishes]`
+    pub finishes: Tensor,
+    /// `[B, 8, 8, 1 + shapes]`, the first for things without a shape.
+    pub shapes: Tensor,
+    /// `[B, 8, 8, 1]`: whether the object covers another (1), is covered (0) or neither (½).
+    pub nearness: Tensor,
     /// `[B, backgrounds]`
     pub background: Tensor,
 }
@@ -79,13 +85,19 @@ pub struct Reader {
 #[derive(Debug, Clone, PartialEq)]
 pub struct SeenObject {
     pub noun: Noun,
-    pub colour: Colour,
+    pub finish: Finish,
+    /// Of shaped things.
+    pub shape: Option<Shape>,
+    /// Probability that it is the nearer of two, ½ where nothing is covered; in [0, 1].
+    pub nearness: f64,
     /// Probability that there is an object at all.
     pub objectness: f64,
     /// Probability of each noun, by index.
     pub noun_probabilities: Vec<f64>,
-    /// Probability of each colour, by index.
-    pub colour_probabilities: Vec<f64>,
+    /// Probability of each finish, by index.
+    pub finish_probabilities: Vec<f64>,
+    /// Probability of no shape and of each shape.
+    pub shape_probabilities: Vec<f64>,
     /// In pixels of the image given.
     pub bounds: PixelBox,
 }
@@ -95,12 +107,17 @@ pub struct SeenObject {
 pub struct Ceilings {
     /// Share of objects that are found at their place with the right noun.
     pub object: f64,
-    /// Share of objects whose noun and colour are right.
+    /// Share of objects without a shape whose noun and colour or texture are right.
     pub colour: f64,
+    pub texture: f64,
+    /// Share of shaped objects whose noun and shape are right.
+    pub shape: f64,
     /// Share of scenes in which the number of objects found is the true one.
     pub count: f64,
     /// Share of spatial scenes in which both nouns are found and their centres stand in the right relation.
     pub relation: f64,
+    /// Share of scenes with a covered object in which both nouns are found and the right one is nearer.
+    pub depth: f64,
     /// Share of scenes whose background is right.
     pub background: f64,
     pub n_scenes: u64,
@@ -154,7 +171,9 @@ impl Reader {
             objectness: part(0, 1)?,
             boxes: part(1, BOX)?,
             nouns: part(1 + BOX, Noun::COUNT)?,
-            colours: part(1 + BOX + Noun::COUNT, Colour::COUNT)?,
+            finishes: part(1 + BOX + Noun::COUNT, Finish::COUNT)?,
+            shapes: part(1 + BOX + Noun::COUNT + Finish::COUNT, SHAPES)?,
+            nearness: part(OUTPUTS - 1, 1)?,
             background,
         })
     }
@@ -185,20 +204,24 @@ impl Reader {
         let outputs = self.forward(&to_tensor(std::slice::from_ref(seen))?)?;
         let rows = |tensor: &Tensor| -> Result<Vec<Vec<f64>>> { Ok(tensor.squeeze(0)?.flatten(0, 1)?.to_dtype(DType::F64)?.to_vec2()?) };
         let (objectness, boxes) = (rows(&outputs.objectness)?, rows(&outputs.boxes)?);
-        let (nouns, colours) = (rows(&outputs.nouns)?, rows(&outputs.colours)?);
+        let (nouns, finishes, shapes) = (rows(&outputs.nouns)?, rows(&outputs.finishes)?, rows(&outputs.shapes)?);
+        let nearness = rows(&outputs.nearness)?;
         let scale = [f64::from(width) / SIDE as f64, f64::from(height) / SIDE as f64];
         let mut found = Vec::new();
         for cell in 0..CELLS * CELLS {
-            let objectness = 1.0 / (1.0 + (-objectness[cell][0]).exp());
+            let objectness = sigmoid(objectness[cell][0]);
             if !objectness.is_finite() {
                 return Err(Error::NonFinite { name: "objectness".into(), context: format!("cell {cell}") });
             }
             if objectness < THRESHOLD {
                 continue;
             }
-            let (noun_probabilities, colour_probabilities) = (softmax(&nouns[cell]), softmax(&colours[cell]));
-            let (noun, colour) = (Noun::all().nth(argmax(&noun_probabilities)), Colour::all().nth(argmax(&colour_probabilities)));
-            let (Some(noun), Some(colour)) = (noun, colour) else { continue };
+            let noun_probabilities = softmax(&nouns[cell]);
+            let (finish_probabilities, shape_probabilities) = (softmax(&finishes[cell]), softmax(&shapes[cell]));
+            let (noun, finish) = (Noun::all().nth(argmax(&noun_probabilities)), Finish::all().nth(argmax(&finish_probabilities)));
+            let (Some(noun), Some(finish)) = (noun, finish) else { continue };
+            let shape = argmax(&shape_probabilities).checked_sub(1).and_then(|index| Shape::all().nth(index));
+            let nearness = sigmoid(nearness[cell][0]);
             let [x, y] = [boxes[cell][0] * CELL + cell_centre(cell % CELLS), boxes[cell][1] * CELL + cell_centre(cell / CELLS)];
             let [half_w, half_h] = [boxes[cell][2], boxes[cell][3]].map(|size| (size * CELL / 2.0).max(0.5));
             let bounds = PixelBox {
@@ -207,7 +230,17 @@ impl Reader {
                 x1: (x + half_w) * scale[0],
                 y1: (y + half_h) * scale[1],
             };
-            found.push(SeenObject { noun, colour, objectness, noun_probabilities, colour_probabilities, bounds });
+            found.push(SeenObject {
+                noun,
+                finish,
+                shape,
+                nearness,
+                objectness,
+                noun_probabilities,
+                finish_probabilities,
+                shape_probabilities,
+                bounds,
+            });
         }
         found.sort_by(|a, b| b.objectness.total_cmp(&a.objectness));
         // One object may light two neighbouring cells: the surer one stays.
@@ -223,7 +256,8 @@ impl Reader {
 
     /// Accuracy on `n` fresh clean renders of validation scenes (which show held-out combinations).
     pub fn ceilings(&self, n: u64, seed: u64) -> Result<Ceilings> {
-        let (mut n_objects, mut objects, mut colours, mut counts, mut n_spatial, mut relations, mut backgrounds) = (0, 0, 0, 0, 0, 0, 0);
+        let (mut objects, mut colours, mut textures, mut shapes) = (Hits::default(), Hits::default(), Hits::default(), Hits::default());
+        let (mut counts, mut relations, mut depths, mut backgrounds) = (Hits::default(), Hits::default(), Hits::default(), Hits::default());
         for item in 0..n {
             let key = rng::Key { seed, purpose: "reader ceiling", item, draw: 0 };
             let scene = Scene::sample(&mut rng::stream(key), Split::Val);
@@ -231,40 +265,70 @@ impl Reader {
             for object in &scene.objects {
                 let here = |seen: &&SeenObject| distance(centre(&seen.bounds), object.centre) < CELL;
                 let named = seen.iter().filter(here).find(|seen| seen.noun == object.noun);
-                n_objects += 1;
-                objects += u64::from(named.is_some());
-                colours += u64::from(named.is_some_and(|seen| seen.colour == object.colour));
+                objects.count(named.is_some());
+                let finish = named.is_some_and(|seen| seen.finish == object.finish);
+                match object.shape {
+                    Some(_) => shapes.count(named.is_some_and(|seen| seen.shape == object.shape)),
+                    None if object.finish.is_texture() => textures.count(finish),
+                    None => colours.count(finish),
+                }
             }
-            counts += u64::from(seen.len() == scene.count());
-            if scene.kind == Kind::Spatial {
-                n_spatial += 1;
-                relations += u64::from(relation_holds(&scene, &seen));
+            counts.count(seen.len() == scene.count());
+            match scene.kind {
+                Kind::Spatial => relations.count(relation_holds(&scene, &seen)),
+                Kind::Depth => depths.count(relation_holds(&scene, &seen)),
+                _ => {}
             }
-            backgrounds += u64::from(argmax(&background) == scene.background.index());
+            backgrounds.count(argmax(&background) == scene.background.index());
         }
-        if n_objects == 0 || n_spatial == 0 {
+        if [objects, colours, textures, shapes, relations, depths].iter().any(|hits| hits.n == 0) {
             return Err(Error::Invalid(format!("{n} scenes are too few to measure the reader on")));
         }
-        let share = |count: u64, of: u64| count as f64 / of as f64;
         Ok(Ceilings {
-            object: share(objects, n_objects),
-            colour: share(colours, n_objects),
-            count: share(counts, n),
-            relation: share(relations, n_spatial),
-            background: share(backgrounds, n),
+            object: objects.share(),
+            colour: colours.share(),
+            texture: textures.share(),
+            shape: shapes.share(),
+            count: counts.share(),
+            relation: relations.share(),
+            depth: depths.share(),
+            background: backgrounds.share(),
             n_scenes: n,
         })
     }
 }
 
+/// How many of how many.
+#[derive(Debug, Clone, Copy, Default)]
+struct Hits {
+    right: u64,
+    n: u64,
+}
+
+impl Hits {
+    fn count(&mut self, right: bool) {
+        self.right += u64::from(right);
+        self.n += 1;
+    }
+
+    fn share(self) -> f64 {
+        self.right as f64 / self.n as f64
+    }
+}
+
 impl Detector for Reader {
-    /// Label: the likeliest noun; score: objectness times its probability.
+    /// Label: the likeliest noun; score: objectness times its probability; nearness in place of a depth map.
     fn detect(&self, image: &RgbImage) -> Result<Vec<Detection>> {
         let score = |seen: &SeenObject| seen.objectness * seen.noun_probabilities[seen.noun.index()];
         let mut found: Vec<Detection> = self
             .objects(image)?
             .iter()
-            .map(|seen| Detection { label: seen.noun.name().to_owned(), score: score(seen), bounds: seen.bounds })
+            .map(|seen| Detection {
+                label: seen.noun.name().to_owned(),
+                score: score(seen),
+                bounds: seen.bounds,
+                nearness: Some(seen.nearness),
+            })
             .collect();
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
         Ok(found)
@@ -272,14 +336,15 @@ impl Detector for Reader {
 }
 
 impl Vqa for Reader {
-    /// Each object found fits the phrase with probability objectness · P(noun) · P(colour), without the last factor where
-    /// the phrase names no colour. "a red car" asks for the best fit; "three red cars" for the probability that exactly
+    /// Each object found fits the phrase with probability objectness · P(noun) · P(finish) · P(shape), without the factors
+    /// that the phrase does not name. "a red car" asks for the best fit; "three red cars" for the probability that exactly
     /// three fit, objects being independent.
     fn probability_of_yes(&self, image: &RgbImage, phrase: &str) -> Result<f64> {
         let asked = Phrase::parse(phrase)?;
         let fit = |seen: &SeenObject| {
-            let colour = asked.colour.map_or(1.0, |colour| seen.colour_probabilities[colour.index()]);
-            seen.objectness * seen.noun_probabilities[asked.noun.index()] * colour
+            let finish = asked.finish.map_or(1.0, |finish| seen.finish_probabilities[finish.index()]);
+            let shape = asked.shape.map_or(1.0, |shape| seen.shape_probabilities[1 + shape.index()]);
+            seen.objectness * seen.noun_probabilities[asked.noun.index()] * finish * shape
         };
         let fits: Vec<f64> = self.objects(image)?.iter().map(fit).collect();
         Ok(match asked.count {
@@ -302,15 +367,18 @@ pub fn box_target(object: &Object, shift: [f64; 2]) -> [f64; BOX] {
 }
 
 fn relation_holds(scene: &Scene, seen: &[SeenObject]) -> bool {
-    let place = |object: &scene::Object| seen.iter().find(|seen| seen.noun == object.noun).map(|seen| centre(&seen.bounds));
+    let find = |object: &scene::Object| seen.iter().find(|seen| seen.noun == object.noun);
     let [first, second] = &scene.objects[..] else { return false };
-    let (Some([ax, ay]), Some([bx, by]), Some(relation)) = (place(first), place(second), scene.relation) else { return false };
+    let (Some(a), Some(b), Some(relation)) = (find(first), find(second), scene.relation) else { return false };
+    let ([ax, ay], [bx, by]) = (centre(&a.bounds), centre(&b.bounds));
     let sideways = (ax - bx).abs() > (ay - by).abs();
     match relation {
-        Relation::Left => sideways && ax < bx,
+        Relation::Left | Relation::NextTo | Relation::Near | Relation::OnSideOf => sideways && ax < bx,
         Relation::Right => sideways && ax > bx,
         Relation::Top => !sideways && ay < by,
         Relation::Bottom => !sideways && ay > by,
+        Relation::InFrontOf => a.nearness > b.nearness,
+        Relation::Behind | Relation::HiddenBy => a.nearness < b.nearness,
     }
 }
 
@@ -329,6 +397,10 @@ fn overlap(a: &PixelBox, b: &PixelBox) -> f64 {
     common / (area(a) + area(b) - common)
 }
 
+fn sigmoid(logit: f64) -> f64 {
+    1.0 / (1.0 + (-logit).exp())
+}
+
 fn softmax(logits: &[f64]) -> Vec<f64> {
     let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let powers: Vec<f64> = logits.iter().map(|v| (v - highest).exp()).collect();
@@ -344,6 +416,7 @@ fn argmax(values: &[f64]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mini::looks::Look;
 
     #[test]
     fn anchors_stay_in_their_cell_when_shifted_a_little() {
@@ -356,11 +429,13 @@ mod tests {
     #[test]
     fn the_committed_reader_sees_fresh_renders_and_answers_for_them() {
         let reader = Reader::load(Path::new("pipelines/mini/reader.safetensors")).unwrap();
-        let ceilings = reader.ceilings(120, 11).unwrap();
-        let Ceilings { object, colour, count, relation, background, .. } = ceilings;
-        assert!([object, colour, count, relation, background].iter().all(|&share| share > 0.95), "{ceilings:?}");
+        let ceilings = reader.ceilings(240, 11).unwrap();
+        let Ceilings { object, colour, texture, shape, count, relation, depth, background, .. } = ceilings;
+        let all = [object, colour, texture, shape, count, relation, background];
+        // Of a covered object, a part of its outline is all there is.
+        assert!(all.iter().all(|&share| share > 0.93) && depth > 0.8, "{ceilings:?}");
 
-        let look = |noun, colour| scene::Look { noun: Noun::named(noun).unwrap(), colour: Colour::named(colour).unwrap() };
+        let look = |noun, finish| Look { noun: Noun::named(noun).unwrap(), finish: Finish::named(finish).unwrap(), shape: None };
         let image = render::render(&Scene::counted(Background::named("mint").unwrap(), look("car", "red"), 3), 64);
         let yes = |phrase| reader.probability_of_yes(&image, phrase).unwrap();
         for phrase in ["a red car", "a car", "three red cars"] {

@@ -4,15 +4,20 @@
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::words::{Background, Colour, Noun, Relation, held_out, seen_sign_words, unseen_sign_words};
+use super::looks::{Attribute, Finishes, Look, sample_look, sample_two_looks};
+use super::words::{
+    Background, Finish, LARGEST_COUNT, Noun, Relation, Shape, held_out, held_out_count, held_out_shape, seen_sign_words, unseen_sign_words,
+};
 use crate::run::rng::{below, pick, uniform};
 
 /// Side of the picture in which places and sizes are given.
 pub const SIDE: f64 = 64.0;
 /// Larger ink side of a single object, in pixels of the 64-px picture.
 pub const LARGE: f64 = 44.0;
-/// Larger ink side of every other object.
+/// Larger ink side of one of up to four objects.
 pub const SMALL: f64 = 28.0;
+/// Larger ink side of one of five.
+pub const TINY: f64 = 20.0;
 
 const CENTRE: [f64; 2] = [32.0, 32.0];
 const LEFT: [f64; 2] = [16.0, 32.0];
@@ -21,6 +26,14 @@ const TOP: [f64; 2] = [32.0, 16.0];
 const BOTTOM: [f64; 2] = [32.0, 48.0];
 const BELOW_THE_SIGN: [f64; 2] = [32.0, 46.0];
 const QUADRANTS: [[f64; 2]; 4] = [[16.0, 16.0], [48.0, 16.0], [16.0, 48.0], [48.0, 48.0]];
+/// Five as on a die.
+const QUINCUNX: [[f64; 2]; 5] = [[13.0, 13.0], [51.0, 13.0], CENTRE, [13.0, 51.0], [51.0, 51.0]];
+/// Place and size of the farther and the nearer of two objects, one covering a part of the other.
+const FAR: ([f64; 2], f64) = ([25.0, 25.0], 36.0);
+const NEAR: ([f64; 2], f64) = ([39.0, 39.0], 36.0);
+/// The same where more is hidden.
+const HIDDEN: ([f64; 2], f64) = ([26.0, 26.0], 30.0);
+const HIDING: ([f64; 2], f64) = ([38.0, 38.0], 40.0);
 
 /// Which prompts and scenes a stage may see. Every validation scene holds a held-out combination or an unseen sign
 /// word, so no validation prompt can occur in training.
@@ -49,12 +62,28 @@ pub enum Kind {
     Single,
     /// "a red car and a blue house": the first on the left, the second on the right.
     Pair,
-    /// Two objects with a relation.
+    /// Two objects with a relation in the plane.
     Spatial,
-    /// Two to four equal objects.
+    /// Two objects, one before the other.
+    Depth,
+    /// One to five equal objects.
     Count,
     /// A sign with a word above one object.
     Sign,
+}
+
+impl Kind {
+    pub const ALL: [Self; 6] = [Self::Single, Self::Pair, Self::Spatial, Self::Depth, Self::Count, Self::Sign];
+
+    /// Share of the scenes of [`Scene::sample`].
+    pub fn share(self) -> f64 {
+        match self {
+            Self::Single | Self::Count => 0.15,
+            Self::Pair | Self::Spatial => 0.18,
+            Self::Depth => 0.12,
+            Self::Sign => 0.22,
+        }
+    }
 }
 
 /// One object of a scene.
@@ -62,7 +91,10 @@ pub enum Kind {
 #[serde(deny_unknown_fields)]
 pub struct Object {
     pub noun: Noun,
-    pub colour: Colour,
+    pub finish: Finish,
+    /// Of plaques, boxes and balloons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
     /// Centre of the ink, x to the right and y down, in pixels of the 64-px picture.
     pub centre: [f64; 2],
     /// Larger ink side, in pixels of the 64-px picture.
@@ -70,9 +102,9 @@ pub struct Object {
 }
 
 impl Object {
-    /// The noun phrase, for example "a red car". No colour begins with a vowel.
-    pub fn phrase(&self) -> String {
-        format!("a {} {}", self.colour.name(), self.noun.name())
+    /// What it looks like, without its place.
+    pub fn look(&self) -> Look {
+        Look { noun: self.noun, finish: self.finish, shape: self.shape }
     }
 }
 
@@ -84,39 +116,41 @@ pub struct Scene {
     pub background: Background,
     /// In the order the prompt names them.
     pub objects: Vec<Object>,
-    /// Of the first object to the second, in spatial scenes.
+    /// Of the first object to the second, in spatial and depth scenes.
     pub relation: Option<Relation>,
     /// In sign scenes.
     pub sign_word: Option<String>,
 }
 
 impl Scene {
-    /// A scene of any kind: 25 % single, 30 % two objects (half of them with a relation), 20 % counts, 25 % signs.
-    /// Validation signs are seen and unseen words in equal parts.
+    /// A scene of any kind, see [`Kind::share`]. Validation signs are seen and unseen words in equal parts.
     pub fn sample(rng: &mut impl Rng, split: Split) -> Self {
-        let kind = match uniform(rng) {
-            u if u < 0.25 => Kind::Single,
-            u if u < 0.40 => Kind::Pair,
-            u if u < 0.55 => Kind::Spatial,
-            u if u < 0.75 => Kind::Count,
-            _ => Kind::Sign,
-        };
-        Self::sample_kind(rng, kind, split)
+        let mut left = uniform(rng);
+        let kind = Kind::ALL.into_iter().find(|kind| {
+            left -= kind.share();
+            left < 0.0
+        });
+        Self::sample_kind(rng, kind.unwrap_or(Kind::Sign), split, Attribute::Any)
     }
 
-    /// A scene of the given kind.
-    pub fn sample_kind(rng: &mut impl Rng, kind: Kind, split: Split) -> Self {
+    /// A scene of the given kind whose objects have the given attribute.
+    pub fn sample_kind(rng: &mut impl Rng, kind: Kind, split: Split, attribute: Attribute) -> Self {
         let background = sample_background(rng);
         match kind {
-            Kind::Single => Self::single(background, sample_look(rng, split)),
-            Kind::Pair => Self::pair(background, sample_two_looks(rng, split, Colours::Different)),
+            Kind::Single => Self::single(background, sample_look(rng, split, attribute)),
+            Kind::Pair => Self::pair(background, sample_two_looks(rng, split, attribute, Finishes::Different)),
             Kind::Spatial => {
-                let relation = *pick(rng, &Relation::ALL);
-                Self::spatial(background, sample_two_looks(rng, split, Colours::Any), relation)
+                let relation = *pick(rng, &Relation::PLANE);
+                Self::related(background, sample_two_looks(rng, split, attribute, Finishes::Any), relation)
+            }
+            Kind::Depth => {
+                let relation = *pick(rng, &Relation::DEPTH);
+                // Of one colour, the covered outline could not be seen.
+                Self::related(background, sample_two_looks(rng, split, attribute, Finishes::Different), relation)
             }
             Kind::Count => {
-                let count = 2 + below(rng, 3);
-                Self::counted(background, sample_look(rng, split), count)
+                let (look, count) = sample_count(rng, split, attribute);
+                Self::counted(background, look, count)
             }
             Kind::Sign => {
                 let unseen = split == Split::Val && below(rng, 2) == 1;
@@ -133,7 +167,7 @@ impl Scene {
             SignWords::Seen => (*pick(rng, seen_sign_words()), split),
             SignWords::Unseen => (*pick(rng, unseen_sign_words()), *pick(rng, &[Split::Train, Split::Val])),
         };
-        Self::sign(background, sample_look(rng, look_split), word)
+        Self::sign(background, sample_look(rng, look_split, Attribute::Colour), word)
     }
 
     /// One large object in the centre.
@@ -146,26 +180,33 @@ impl Scene {
         Self::plain(Kind::Pair, background, vec![first.at(LEFT, SMALL), second.at(RIGHT, SMALL)])
     }
 
-    /// Two objects, the first standing in `relation` to the second.
-    pub fn spatial(background: Background, [first, second]: [Look; 2], relation: Relation) -> Self {
-        let (here, there) = match relation {
-            Relation::Left => (LEFT, RIGHT),
-            Relation::Right => (RIGHT, LEFT),
-            Relation::Top => (TOP, BOTTOM),
-            Relation::Bottom => (BOTTOM, TOP),
+    /// Two objects, the first standing in `relation` to the second. Without a side named, the first is on the left.
+    pub fn related(background: Background, [first, second]: [Look; 2], relation: Relation) -> Self {
+        let [here, there] = match relation {
+            Relation::Left | Relation::NextTo | Relation::Near | Relation::OnSideOf => [(LEFT, SMALL), (RIGHT, SMALL)],
+            Relation::Right => [(RIGHT, SMALL), (LEFT, SMALL)],
+            Relation::Top => [(TOP, SMALL), (BOTTOM, SMALL)],
+            Relation::Bottom => [(BOTTOM, SMALL), (TOP, SMALL)],
+            Relation::InFrontOf => [NEAR, FAR],
+            Relation::Behind => [FAR, NEAR],
+            Relation::HiddenBy => [HIDDEN, HIDING],
         };
-        let objects = vec![first.at(here, SMALL), second.at(there, SMALL)];
-        Self { relation: Some(relation), ..Self::plain(Kind::Spatial, background, objects) }
+        let kind = if Relation::DEPTH.contains(&relation) { Kind::Depth } else { Kind::Spatial };
+        let objects = vec![first.at(here.0, here.1), second.at(there.0, there.1)];
+        Self { relation: Some(relation), ..Self::plain(kind, background, objects) }
     }
 
-    /// Two to four equal objects; `count` is clamped to that range.
+    /// One to five equal objects; `count` is clamped to that range.
     pub fn counted(background: Background, look: Look, count: usize) -> Self {
         let places: &[[f64; 2]] = match count {
-            0..=2 => &[LEFT, RIGHT],
+            0 | 1 => &[CENTRE],
+            2 => &[LEFT, RIGHT],
             3 => &[QUADRANTS[0], QUADRANTS[1], BOTTOM],
-            _ => &QUADRANTS,
+            4 => &QUADRANTS,
+            _ => &QUINCUNX,
         };
-        Self::plain(Kind::Count, background, places.iter().map(|&place| look.at(place, SMALL)).collect())
+        let size = if places.len() > QUADRANTS.len() { TINY } else { SMALL };
+        Self::plain(Kind::Count, background, places.iter().map(|&place| look.at(place, size)).collect())
     }
 
     /// A sign with `word` above one object.
@@ -182,9 +223,18 @@ impl Scene {
         self.objects.len()
     }
 
-    /// The noun phrases of the different objects, for yes/no questions: "a red car", "a blue house".
+    /// Index of the object that covers a part of the other, where one does.
+    pub fn nearest(&self) -> Option<usize> {
+        match self.relation? {
+            Relation::InFrontOf => Some(0),
+            Relation::Behind | Relation::HiddenBy => Some(1),
+            _ => None,
+        }
+    }
+
+    /// The noun phrases of the different objects, for yes/no questions: "a red car", "a blue round box".
     pub fn phrases(&self) -> Vec<String> {
-        let mut phrases: Vec<String> = self.objects.iter().map(Object::phrase).collect();
+        let mut phrases: Vec<String> = self.objects.iter().map(|object| object.look().phrase()).collect();
         phrases.dedup();
         phrases
     }
@@ -192,7 +242,11 @@ impl Scene {
     /// Whether training must not show this scene.
     pub fn is_held_out(&self) -> bool {
         let unseen_word = self.sign_word.as_deref().is_some_and(|word| unseen_sign_words().contains(&word));
-        unseen_word || self.objects.iter().any(|object| held_out(object.noun, object.colour))
+        let count = self.kind == Kind::Count && self.objects.first().is_some_and(|object| held_out_count(object.noun, self.count()));
+        let look = |object: &Object| {
+            held_out(object.noun, object.finish) || object.shape.is_some_and(|shape| held_out_shape(shape, object.finish))
+        };
+        unseen_word || count || self.objects.iter().any(look)
     }
 }
 
@@ -203,45 +257,18 @@ pub enum SignWords {
     Unseen,
 }
 
-/// A noun with its colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
-    pub noun: Noun,
-    pub colour: Colour,
-}
-
-impl Look {
-    fn at(self, centre: [f64; 2], size: f64) -> Object {
-        Object { noun: self.noun, colour: self.colour, centre, size }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Colours {
-    Any,
-    Different,
-}
-
 fn sample_background(rng: &mut impl Rng) -> Background {
     *pick(rng, &Background::all().collect::<Vec<_>>())
 }
 
-/// A look of the split: in training never a held-out one, in validation always.
-fn sample_look(rng: &mut impl Rng, split: Split) -> Look {
-    let looks: Vec<Look> = Noun::all()
-        .flat_map(|noun| Colour::all().map(move |colour| Look { noun, colour }))
-        .filter(|look| held_out(look.noun, look.colour) == (split == Split::Val))
-        .collect();
-    *pick(rng, &looks)
-}
-
-/// Two looks with different nouns. In validation at least one is held out; the other is so half of the time.
-fn sample_two_looks(rng: &mut impl Rng, split: Split, colours: Colours) -> [Look; 2] {
-    let other_split = if split == Split::Val { *pick(rng, &[Split::Train, Split::Val]) } else { Split::Train };
+/// A look with a count of its split. In validation the look is held out, or, half of the time, the count of its noun.
+fn sample_count(rng: &mut impl Rng, split: Split, attribute: Attribute) -> (Look, usize) {
+    let by_count = split == Split::Val && below(rng, 2) == 0;
     loop {
-        let (first, second) = (sample_look(rng, split), sample_look(rng, other_split));
-        if first.noun != second.noun && (colours == Colours::Any || first.colour != second.colour) {
-            return if below(rng, 2) == 0 { [first, second] } else { [second, first] };
+        let look = sample_look(rng, if by_count { Split::Train } else { split }, attribute);
+        let count = 1 + below(rng, LARGEST_COUNT);
+        if held_out_count(look.noun, count) == by_count {
+            return (look, count);
         }
     }
 }
@@ -262,41 +289,47 @@ mod tests {
     }
 
     #[test]
-    fn at_least_half_of_the_validation_objects_are_held_out() {
-        let objects: Vec<Object> = scenes(Split::Val, 2000).flat_map(|scene| scene.objects).collect();
-        let new = objects.iter().filter(|object| held_out(object.noun, object.colour)).count();
-        assert!(2 * new >= objects.len(), "{new} of {}", objects.len());
-    }
-
-    #[test]
     fn the_mixture_is_as_documented() {
+        assert!((Kind::ALL.iter().map(|kind| kind.share()).sum::<f64>() - 1.0).abs() < 1e-12);
         let all: Vec<Scene> = scenes(Split::Train, 8000).collect();
-        let share = |kinds: &[Kind]| all.iter().filter(|scene| kinds.contains(&scene.kind)).count() as f64 / 8000.0;
-        for (kinds, expected) in
-            [(&[Kind::Single][..], 0.25), (&[Kind::Pair, Kind::Spatial], 0.30), (&[Kind::Count], 0.20), (&[Kind::Sign], 0.25)]
-        {
-            // The standard error at n = 8000 is below 0.0052; four of them are allowed.
-            assert!((share(kinds) - expected).abs() < 0.021, "{kinds:?} {}", share(kinds));
+        for kind in Kind::ALL {
+            let share = all.iter().filter(|scene| scene.kind == kind).count() as f64 / 8000.0;
+            // The standard error at n = 8000 is below 0.0047; four of them are allowed.
+            assert!((share - kind.share()).abs() < 0.019, "{kind:?} {share}");
         }
     }
 
     #[test]
-    fn centres_are_anchors_and_relations_hold_between_them() {
-        for scene in scenes(Split::Train, 2000) {
-            for object in &scene.objects {
-                let [x, y] = object.centre;
-                assert!(x % 8.0 == 0.0 && (y % 8.0 == 0.0 || (scene.kind == Kind::Sign && y == 46.0)));
-            }
-            if let Some(relation) = scene.relation {
-                let ([ax, ay], [bx, by]) = (scene.objects[0].centre, scene.objects[1].centre);
-                let holds = match relation {
-                    Relation::Left => ax < bx && ay == by,
-                    Relation::Right => ax > bx && ay == by,
-                    Relation::Top => ay < by && ax == bx,
-                    Relation::Bottom => ay > by && ax == bx,
-                };
-                assert!(holds, "{scene:?}");
-            }
+    fn every_count_relation_shape_and_texture_occurs_and_two_objects_may_differ_in_every_attribute() {
+        let all: Vec<Scene> = scenes(Split::Train, 4000).collect();
+        for count in 1..=LARGEST_COUNT {
+            assert!(all.iter().any(|scene| scene.kind == Kind::Count && scene.count() == count), "{count}");
+        }
+        assert!(Relation::ALL.iter().all(|relation| all.iter().any(|scene| scene.relation == Some(*relation))));
+        let objects: Vec<&Object> = all.iter().flat_map(|scene| &scene.objects).collect();
+        assert!(Shape::all().all(|shape| objects.iter().any(|object| object.shape == Some(shape))));
+        assert!(Finish::all().all(|finish| objects.iter().any(|object| object.finish == finish)));
+        assert!(Noun::all().all(|noun| objects.iter().any(|object| object.noun == noun)));
+        let differ = |scene: &&Scene| scene.kind == Kind::Pair && scene.objects[0].finish != scene.objects[1].finish;
+        assert!(all.iter().filter(differ).count() > 500);
+    }
+
+    #[test]
+    fn relations_hold_between_the_places() {
+        for scene in scenes(Split::Train, 3000) {
+            let Some(relation) = scene.relation else { continue };
+            let [a, b] = [scene.objects[0], scene.objects[1]];
+            let ([ax, ay], [bx, by]) = (a.centre, b.centre);
+            let overlapping = (ax - bx).abs() < (a.size + b.size) / 2.0 && (ay - by).abs() < (a.size + b.size) / 2.0;
+            let holds = match relation {
+                Relation::Left | Relation::NextTo | Relation::Near | Relation::OnSideOf => ax < bx && ay == by,
+                Relation::Right => ax > bx && ay == by,
+                Relation::Top => ay < by && ax == bx,
+                Relation::Bottom => ay > by && ax == bx,
+                Relation::InFrontOf => scene.nearest() == Some(0) && overlapping,
+                Relation::Behind | Relation::HiddenBy => scene.nearest() == Some(1) && overlapping,
+            };
+            assert!(holds, "{scene:?}");
         }
     }
 

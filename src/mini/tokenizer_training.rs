@@ -1,5 +1,6 @@
 //! Makes the miniature world's tokenizer: a Unigram model as T5 has it. Words of the grammar are whole pieces; sign words
-//! are composed of pieces of at most three letters, counted over the seen words, so that unseen words can be written.
+//! are spelt letter by letter, so that unseen words can be written: a denoiser with little training learns 26 letters in six slots,
+//! not hundreds of groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,7 +10,7 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::words::{Background, Colour, Noun, Relation, number_word, seen_sign_words};
+use super::words::{Background, Finish, LARGEST_COUNT, Noun, Relation, Shape, number_word, seen_sign_words};
 use super::{corpus, grammar};
 use crate::error::{Error, Result};
 use crate::models::tokenizer::{EOS, PAD, UNKNOWN, WORD_START};
@@ -17,9 +18,6 @@ use crate::run::files::write_bytes;
 
 /// Sentinels for span corruption; as in T5 they are the last pieces and count downwards.
 pub const SENTINELS: usize = 32;
-
-/// How often a group of letters must occur in the seen sign words to become a piece.
-const MIN_COUNT: usize = 3;
 
 // Log probabilities. A whole word must win over any composition, a lone word start must lose against all.
 const WORD_SCORE: f64 = -2.0;
@@ -67,7 +65,7 @@ fn pieces() -> Vec<(String, f64)> {
     pieces.extend(words.into_iter().map(|word| (format!("{WORD_START}{word}"), WORD_SCORE)));
     pieces.push((format!("{WORD_START}'"), WORD_SCORE));
     pieces.extend(['\'', '.', ',', '?', ':'].map(|mark| (mark.to_string(), MARK_SCORE)));
-    pieces.extend(letter_groups());
+    pieces.extend(letters());
     // What users type and the grammar does not say.
     let others = ('A'..='Z').chain('0'..='9').chain(['!', '-', '"', WORD_START]);
     pieces.extend(others.map(|other| (other.to_string(), OTHER_SCORE)));
@@ -80,9 +78,9 @@ fn whole_words() -> BTreeSet<String> {
     let mut texts: Vec<&str> = grammar::templates();
     texts.extend(corpus::texts());
     texts.extend(Noun::all().flat_map(|noun| [noun.name(), noun.plural()]));
-    texts.extend(Colour::all().map(Colour::name).chain(Background::all().map(Background::name)));
+    texts.extend(Finish::all().map(Finish::name).chain(Shape::all().map(Shape::name)).chain(Background::all().map(Background::name)));
     texts.extend(Relation::ALL.map(Relation::phrase));
-    texts.extend((2..=4).filter_map(number_word));
+    texts.extend((1..=LARGEST_COUNT).filter_map(number_word));
     let mut words = BTreeSet::new();
     for text in texts {
         // Slots of the templates are no words.
@@ -96,23 +94,12 @@ fn whole_words() -> BTreeSet<String> {
     words
 }
 
-/// All letters, and the groups of two and three letters that are frequent in the seen sign words, scored by the
-/// logarithm of their share.
-fn letter_groups() -> Vec<(String, f64)> {
-    let mut counts: BTreeMap<(usize, &str), usize> = BTreeMap::new();
-    for word in seen_sign_words() {
-        for length in 1..=3 {
-            for start in 0..=word.len().saturating_sub(length) {
-                *counts.entry((length, &word[start..start + length])).or_default() += 1;
-            }
-        }
-    }
+/// All letters, scored by the logarithm of their share in the seen sign words.
+fn letters() -> Vec<(String, f64)> {
+    let mut counts: BTreeMap<char, usize> = BTreeMap::new();
+    seen_sign_words().iter().flat_map(|word| word.chars()).for_each(|letter| *counts.entry(letter).or_default() += 1);
     let total: usize = counts.values().sum();
-    counts
-        .into_iter()
-        .filter(|((length, _), count)| *length == 1 || *count >= MIN_COUNT)
-        .map(|((_, letters), count)| (letters.to_string(), (count as f64 / total as f64).ln()))
-        .collect()
+    counts.into_iter().map(|(letter, count)| (letter.to_string(), (count as f64 / total as f64).ln())).collect()
 }
 
 #[cfg(test)]
@@ -153,12 +140,11 @@ mod tests {
         let pieces = split_into_pieces("A red dog holding a sign reading 'love' on a mint background.");
         assert_eq!(pieces[..8], ["▁A", "▁red", "▁dog", "▁holding", "▁a", "▁sign", "▁reading", "▁'"]);
         let end = pieces.iter().position(|piece| piece == "▁on").unwrap();
-        assert!(pieces[8..end].iter().all(|piece| piece.chars().count() <= 3), "{pieces:?}");
-        assert_eq!(pieces[8..end].concat(), "love'");
+        assert_eq!(pieces[8..end], ["l", "o", "v", "e", "'"]);
         assert_eq!(pieces[end..], ["▁on", "▁a", "▁mint", "▁background", ".", "</s>"]);
         for word in unseen_sign_words() {
             let pieces = split_into_pieces(&format!("reading '{word}'"));
-            assert!(pieces.len() > 5, "{pieces:?}");
+            assert_eq!(pieces.len(), 4 + word.len(), "{pieces:?}");
         }
     }
 

@@ -126,6 +126,9 @@ pub struct Detection {
     /// Confidence in [0, 1].
     pub score: f64,
     pub bounds: PixelBox,
+    /// How near the object is, larger is nearer, in [0, 1]; where the detector can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearness: Option<f64>,
 }
 
 /// Answers yes/no questions about images (BLIP-VQA in the published protocol).

@@ -28,8 +28,13 @@ pub struct Config {
 pub struct ValPrompts {
     pub caption: usize,
     pub color: usize,
+    pub shape: usize,
+    pub texture: usize,
     pub spatial: usize,
+    #[serde(rename = "3d_spatial")]
+    pub depth: usize,
     pub numeracy: usize,
+    pub complex: usize,
     /// Signs with a word of the training prompts.
     pub seen: usize,
     /// Signs with a word that training never shows.
@@ -46,17 +51,26 @@ impl Default for Config {
 impl Default for ValPrompts {
     fn default() -> Self {
         // 80 images give a yes/no score a 95 % interval of at most ±11 points; signs are one category in two halves.
-        Self { caption: 80, color: 80, spatial: 80, numeracy: 80, seen: 40, unseen: 40 }
+        Self { seen: 40, unseen: 40, ..Self::of_each(80) }
     }
 }
 
 impl ValPrompts {
+    /// As many of every category.
+    pub fn of_each(n: usize) -> Self {
+        Self { caption: n, color: n, shape: n, texture: n, spatial: n, depth: n, numeracy: n, complex: n, seen: n, unseen: n }
+    }
+
     fn of(&self, category: &str) -> usize {
         match category {
             "caption" => self.caption,
             "color" => self.color,
+            "shape" => self.shape,
+            "texture" => self.texture,
             "spatial" => self.spatial,
+            "3d_spatial" => self.depth,
             "numeracy" => self.numeracy,
+            "complex" => self.complex,
             "seen" => self.seen,
             "unseen" => self.unseen,
             _ => 0,
@@ -141,7 +155,7 @@ impl PromptSource for Grammar {
     }
 }
 
-/// Combinations of noun and colour in the scenes of the two splits.
+/// Combinations of noun, finish and shape in the scenes of the two splits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Combinations {
     pub train: usize,

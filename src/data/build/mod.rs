@@ -342,7 +342,7 @@ mod tests {
     }
 
     fn small() -> Config {
-        let val = mini::ValPrompts { caption: 6, color: 6, spatial: 6, numeracy: 6, seen: 5, unseen: 5 };
+        let val = mini::ValPrompts { seen: 5, unseen: 5, ..mini::ValPrompts::of_each(6) };
         Config { mini: Some(mini::Config { train_prompts: 60, val }), ..Config::default() }
     }
 
@@ -369,7 +369,7 @@ mod tests {
         let outputs = run(&small(), &[], &context).unwrap();
         assert_eq!(outputs.tables.len(), 6);
         let mut train = BTreeSet::new();
-        for (dataset, val) in [("laion", 6), ("compbench", 18), ("commontext", 10)] {
+        for (dataset, val) in [("laion", 6), ("compbench", 42), ("commontext", 10)] {
             let rows = read(&context, dataset, "train");
             assert_eq!(rows.len(), 60, "{dataset}");
             train.extend(rows.into_iter().map(|row| row.prompt_id));
@@ -380,8 +380,8 @@ mod tests {
         }
         let audit = &outputs.summary.leaks;
         assert_eq!((audit.normalised, audit.target_text_seen + audit.target_text_unseen), (0, 10));
-        // Words that training never shows, and those of the 80 seen ones that 60 prompts happen to miss.
-        assert!((5..10).contains(&audit.target_text_unseen), "{audit:?}");
+        // Words that training never shows, and those of the 500 seen ones that 60 prompts happen to miss.
+        assert!(audit.target_text_unseen >= 5, "{audit:?}");
         assert!(outputs.summary.combinations.val_only > 0);
         let card = std::fs::read_to_string(context.built.join(CARD)).unwrap();
         assert!(card.contains("<td>compbench</td><td>val</td><td>numeracy</td><td class=\"n\">6</td>"), "{card}");

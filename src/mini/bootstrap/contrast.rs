@@ -2,7 +2,7 @@
 
 use rand::Rng;
 
-use crate::mini::words::{Background, Colour, Noun, Relation, number_word, seen_sign_words};
+use crate::mini::words::{Background, Finish, LARGEST_COUNT, Noun, Relation, Shape, number_word, seen_sign_words};
 use crate::run::rng::{below, pick};
 
 /// A class of words that may be exchanged.
@@ -10,23 +10,30 @@ use crate::run::rng::{below, pick};
 pub enum Aspect {
     Noun,
     Colour,
+    Texture,
+    Shape,
     Background,
     Count,
     Relation,
+    Depth,
     SignWord,
 }
 
 impl Aspect {
-    pub const ALL: [Self; 6] = [Self::Noun, Self::Colour, Self::Background, Self::Count, Self::Relation, Self::SignWord];
+    pub const ALL: [Self; 9] =
+        [Self::Noun, Self::Colour, Self::Texture, Self::Shape, Self::Background, Self::Count, Self::Relation, Self::Depth, Self::SignWord];
 
     /// As tables write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Noun => "noun",
             Self::Colour => "colour",
+            Self::Texture => "texture",
+            Self::Shape => "shape",
             Self::Background => "background",
             Self::Count => "count",
             Self::Relation => "relation",
+            Self::Depth => "depth",
             Self::SignWord => "sign word",
         }
     }
@@ -35,10 +42,18 @@ impl Aspect {
     fn groups(self) -> Vec<Vec<&'static str>> {
         match self {
             Self::Noun => vec![Noun::all().map(Noun::name).collect(), Noun::all().map(Noun::plural).collect()],
-            Self::Colour => vec![Colour::all().map(Colour::name).collect()],
+            Self::Colour => vec![Finish::colours().map(Finish::name).collect()],
+            Self::Texture => vec![Finish::textures().map(Finish::name).collect()],
+            Self::Shape => vec![Shape::all().map(Shape::name).collect()],
             Self::Background => vec![Background::all().map(Background::name).collect()],
-            Self::Count => vec![(2..=4).filter_map(number_word).collect()],
-            Self::Relation => vec![Relation::ALL.map(Relation::phrase).to_vec()],
+            // Of one, the noun stands in the singular.
+            Self::Count => vec![(2..=LARGEST_COUNT).filter_map(number_word).collect()],
+            // "next to" and its like are drawn as "on the left of": they would not be wrong.
+            Self::Relation => vec![[Relation::Left, Relation::Right, Relation::Top, Relation::Bottom].map(Relation::phrase).to_vec()],
+            Self::Depth => vec![
+                [Relation::InFrontOf, Relation::Behind].map(Relation::phrase).to_vec(),
+                [Relation::InFrontOf, Relation::HiddenBy].map(Relation::phrase).to_vec(),
+            ],
             Self::SignWord => vec![seen_sign_words().to_vec()],
         }
     }
@@ -79,7 +94,7 @@ impl Aspect {
 /// `prompt` wrong in one word. Half of the time it is a word of the classes that are hardest to see (relation, sign word)
 /// where the prompt has one, else one of a random class.
 pub fn one_word_wrong(prompt: &str, rng: &mut impl Rng) -> Option<String> {
-    const HARD: [Aspect; 2] = [Aspect::Relation, Aspect::SignWord];
+    const HARD: [Aspect; 3] = [Aspect::Relation, Aspect::Depth, Aspect::SignWord];
     let mut wrong = |aspects: &[Aspect]| -> Vec<String> { aspects.iter().filter_map(|aspect| aspect.exchange(prompt, rng)).collect() };
     let (hard, all) = (wrong(&HARD), wrong(&Aspect::ALL));
     let among = if !hard.is_empty() && below(rng, 2) == 0 { hard } else { all };

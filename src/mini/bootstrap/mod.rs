@@ -131,6 +131,7 @@ impl Part {
         match self {
             Self::Tokenizer => &[],
             Self::Ocr => &["ocr-detection.safetensors", "ocr-recognition.safetensors"],
+            Self::Autoencoder => &["autoencoder-plain.safetensors", "autoencoder.safetensors"],
             Self::Denoiser => &denoiser::FILES.checkpoints,
             Self::Denoiser128 => &denoiser::fine_tuning::FILES.checkpoints,
             _ => self.outputs(),
@@ -163,15 +164,23 @@ impl Config {
         ] {
             *warm_start = true;
         }
-        self.autoencoder.decoder_only = true;
         self
+    }
+
+    /// The settings of a text encoder: students' have updates of their own.
+    fn pretraining_of(&self, part: Part) -> text_encoder::Config {
+        let config = &self.text_encoder;
+        let steps = if part == Part::TextEncoder { config.steps } else { config.student_steps };
+        text_encoder::Config { steps, ..config.clone() }
     }
 
     /// The settings of one part.
     pub fn of(&self, part: Part) -> Result<serde_json::Value> {
         match part {
             Part::Tokenizer => Ok(serde_json::Value::Null),
-            Part::TextEncoder | Part::StudentSmall | Part::StudentBase | Part::StudentLarge | Part::StudentXl => json(&self.text_encoder),
+            Part::TextEncoder | Part::StudentSmall | Part::StudentBase | Part::StudentLarge | Part::StudentXl => {
+                json(&self.pretraining_of(part))
+            }
             Part::Autoencoder => json(&self.autoencoder),
             Part::Clip => json(&self.clip),
             Part::Reader => json(&self.reader),
@@ -188,7 +197,7 @@ pub fn run(config: &Config, part: Part, context: &RunContext) -> Result<()> {
     let begun = Instant::now();
     drop_other_checkpoints(config, part, context)?;
     let earlier = part.cost(context)?;
-    let text_encoder = |preset| json(&text_encoder::run(&config.text_encoder, part.name(), preset, context)?);
+    let text_encoder = |preset| json(&text_encoder::run(&config.pretraining_of(part), part.name(), preset, context)?);
     let mut measured = match part {
         Part::Tokenizer => {
             tokenizer_training::write(&context.pipeline.join("tokenizer.json"))?;
@@ -254,20 +263,13 @@ mod tests {
     }
 
     #[test]
-    fn a_warm_start_keeps_the_latents() {
-        let (anew, warm) = (Config::default(), Config::default().warm_started());
-        assert!(!anew.autoencoder.decoder_only && warm.autoencoder.decoder_only && warm.autoencoder.warm_start);
-        assert!(warm.denoiser.warm_start && warm.denoiser_128.warm_start);
-    }
-
-    #[test]
     fn measurements_state_weights_and_cost_of_all_calls() {
         let root = tempfile::tempdir().unwrap();
         let context = RunContext::below(root.path(), "mini", root.path().join("pipeline"), 5);
         std::fs::create_dir_all(&context.pipeline).unwrap();
         std::fs::copy("pipelines/mini/tokenizer.json", context.pipeline.join("tokenizer.json")).unwrap();
         let mut config = Config::default();
-        (config.text_encoder.steps, config.text_encoder.batch) = (2, 2);
+        (config.text_encoder.student_steps, config.text_encoder.batch) = (2, 2);
         let measure = || -> serde_json::Value {
             run(&config, Part::StudentSmall, &context).unwrap();
             serde_json::from_slice(&std::fs::read(Part::StudentSmall.measurements(&context)).unwrap()).unwrap()

@@ -12,6 +12,7 @@ use super::reader::bce;
 use super::signs::{SIDE, Sample, Scenes, WIDTH_STEP, cut_line, line_box, mask, sample};
 use super::trainer::{Task, VarSet, train, warmup_cosine};
 use crate::error::{Error, Result};
+use crate::mini::looks::Attribute;
 use crate::mini::render::render;
 use crate::mini::scene::{Kind, Scene, Split};
 use crate::mini::words::{seen_sign_words, unseen_sign_words};
@@ -206,7 +207,7 @@ pub fn exact_share(reader: &dyn TextReader, words: &[&str], n: u64, seed: u64) -
     let mut right = 0u64;
     for item in 0..n {
         let rng = &mut rng::stream(rng::Key { seed, purpose: "text ceiling", item, draw: 0 });
-        let mut scene = Scene::sample_kind(rng, Kind::Sign, Split::Val);
+        let mut scene = Scene::sample_kind(rng, Kind::Sign, Split::Val, Attribute::Colour);
         let word = words[below(rng, words.len())];
         scene.sign_word = Some(word.to_owned());
         right += u64::from(reader.read_lines(&render(&scene, SIDE))?.join(" ") == word);
@@ -220,7 +221,7 @@ fn silent_share(reader: &dyn TextReader, n: u64, seed: u64) -> Result<f64> {
     for item in 0..n {
         let rng = &mut rng::stream(rng::Key { seed, purpose: "text silence", item, draw: 0 });
         let kind = *pick(rng, &[Kind::Single, Kind::Pair, Kind::Spatial, Kind::Count]);
-        let scene = Scene::sample_kind(rng, kind, Split::Val);
+        let scene = Scene::sample_kind(rng, kind, Split::Val, Attribute::Any);
         right += u64::from(reader.read_lines(&render(&scene, SIDE))?.is_empty());
     }
     share(right, n)

@@ -6,6 +6,7 @@ use rand::Rng;
 
 use super::degrade::{Damage, Shift, degrade};
 use crate::error::Result;
+use crate::mini::looks::Attribute;
 use crate::mini::render::render;
 use crate::mini::scene::{Kind, Scene, Split};
 use crate::mini::words::{random_letters, seen_sign_words};
@@ -64,7 +65,7 @@ pub fn sample(key: rng::Key, random_share: f64, scenes: Scenes) -> Sample {
     let rng = &mut rng::stream(key);
     let mut scene = match scenes {
         Scenes::Mixed if uniform(rng) >= 0.5 => Scene::sample(rng, Split::Train),
-        _ => Scene::sample_kind(rng, Kind::Sign, Split::Train),
+        _ => Scene::sample_kind(rng, Kind::Sign, Split::Train, Attribute::Colour),
     };
     if scene.sign_word.is_some() {
         let word = if uniform(rng) < random_share { random_letters(rng) } else { (*pick(rng, seen_sign_words())).to_owned() };
