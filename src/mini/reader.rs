@@ -2,6 +2,8 @@
 //! place, size and whether it covers another, and names the background. It plays the parts that BLIP-VQA and UniDet have in the published protocol,
 //! behind the same traits. Like them it has seen every combination, also those held out from the text encoders.
 
+mod ceilings;
+
 // B batch, H height, W width, C channels.
 
 use std::path::Path;
@@ -11,15 +13,16 @@ use image::RgbImage;
 use image::imageops::FilterType;
 
 use super::phrase::{Phrase, exactly};
-use super::scene::{Kind, Object, Scene, Split};
-use super::words::{Background, Finish, Noun, Relation, Shape};
-use super::{render, scene};
+use super::render;
+use super::scene::Object;
+use super::words::{Background, Finish, Noun, Shape};
 use crate::error::{Error, Result};
 use crate::models::convolution::{Walk, convolve};
 use crate::models::images::to_tensor;
 use crate::models::weights::{Init, Weights};
 use crate::models::{Detection, Detector, PixelBox, Vqa};
-use crate::run::rng;
+
+pub use ceilings::Ceilings;
 
 /// Side of the pictures the network sees, in pixels; others are resized to it.
 pub const SIDE: usize = 64;
@@ -100,27 +103,6 @@ pub struct SeenObject {
     pub shape_probabilities: Vec<f64>,
     /// In pixels of the image given.
     pub bounds: PixelBox,
-}
-
-/// The reader's own accuracy on fresh renders: what no generated picture can exceed by more than chance.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-pub struct Ceilings {
-    /// Share of objects that are found at their place with the right noun.
-    pub object: f64,
-    /// Share of objects without a shape whose noun and colour or texture are right.
-    pub colour: f64,
-    pub texture: f64,
-    /// Share of shaped objects whose noun and shape are right.
-    pub shape: f64,
-    /// Share of scenes in which the number of objects found is the true one.
-    pub count: f64,
-    /// Share of spatial scenes in which both nouns are found and their centres stand in the right relation.
-    pub relation: f64,
-    /// Share of scenes with a covered object in which both nouns are found and the right one is nearer.
-    pub depth: f64,
-    /// Share of scenes whose background is right.
-    pub background: f64,
-    pub n_scenes: u64,
 }
 
 /// The cell that is responsible for an object with this centre (pixels of the 64-px picture) along one axis. Anchors, which
@@ -253,67 +235,6 @@ impl Reader {
         let background = outputs.background.squeeze(0)?.to_dtype(DType::F64)?.to_vec1()?;
         Ok((kept, softmax(&background)))
     }
-
-    /// Accuracy on `n` fresh clean renders of validation scenes (which show held-out combinations).
-    pub fn ceilings(&self, n: u64, seed: u64) -> Result<Ceilings> {
-        let (mut objects, mut colours, mut textures, mut shapes) = (Hits::default(), Hits::default(), Hits::default(), Hits::default());
-        let (mut counts, mut relations, mut depths, mut backgrounds) = (Hits::default(), Hits::default(), Hits::default(), Hits::default());
-        for item in 0..n {
-            let key = rng::Key { seed, purpose: "reader ceiling", item, draw: 0 };
-            let scene = Scene::sample(&mut rng::stream(key), Split::Val);
-            let (seen, background) = self.look(&render::render(&scene, SIDE as u32))?;
-            for object in &scene.objects {
-                let here = |seen: &&SeenObject| distance(centre(&seen.bounds), object.centre) < CELL;
-                let named = seen.iter().filter(here).find(|seen| seen.noun == object.noun);
-                objects.count(named.is_some());
-                let finish = named.is_some_and(|seen| seen.finish == object.finish);
-                match object.shape {
-                    Some(_) => shapes.count(named.is_some_and(|seen| seen.shape == object.shape)),
-                    None if object.finish.is_texture() => textures.count(finish),
-                    None => colours.count(finish),
-                }
-            }
-            counts.count(seen.len() == scene.count());
-            match scene.kind {
-                Kind::Spatial => relations.count(relation_holds(&scene, &seen)),
-                Kind::Depth => depths.count(relation_holds(&scene, &seen)),
-                _ => {}
-            }
-            backgrounds.count(argmax(&background) == scene.background.index());
-        }
-        if [objects, colours, textures, shapes, relations, depths].iter().any(|hits| hits.n == 0) {
-            return Err(Error::Invalid(format!("{n} scenes are too few to measure the reader on")));
-        }
-        Ok(Ceilings {
-            object: objects.share(),
-            colour: colours.share(),
-            texture: textures.share(),
-            shape: shapes.share(),
-            count: counts.share(),
-            relation: relations.share(),
-            depth: depths.share(),
-            background: backgrounds.share(),
-            n_scenes: n,
-        })
-    }
-}
-
-/// How many of how many.
-#[derive(Debug, Clone, Copy, Default)]
-struct Hits {
-    right: u64,
-    n: u64,
-}
-
-impl Hits {
-    fn count(&mut self, right: bool) {
-        self.right += u64::from(right);
-        self.n += 1;
-    }
-
-    fn share(self) -> f64 {
-        self.right as f64 / self.n as f64
-    }
 }
 
 impl Detector for Reader {
@@ -366,22 +287,6 @@ pub fn box_target(object: &Object, shift: [f64; 2]) -> [f64; BOX] {
     ]
 }
 
-fn relation_holds(scene: &Scene, seen: &[SeenObject]) -> bool {
-    let find = |object: &scene::Object| seen.iter().find(|seen| seen.noun == object.noun);
-    let [first, second] = &scene.objects[..] else { return false };
-    let (Some(a), Some(b), Some(relation)) = (find(first), find(second), scene.relation) else { return false };
-    let ([ax, ay], [bx, by]) = (centre(&a.bounds), centre(&b.bounds));
-    let sideways = (ax - bx).abs() > (ay - by).abs();
-    match relation {
-        Relation::Left | Relation::NextTo | Relation::Near | Relation::OnSideOf => sideways && ax < bx,
-        Relation::Right => sideways && ax > bx,
-        Relation::Top => !sideways && ay < by,
-        Relation::Bottom => !sideways && ay > by,
-        Relation::InFrontOf => a.nearness > b.nearness,
-        Relation::Behind | Relation::HiddenBy => a.nearness < b.nearness,
-    }
-}
-
 fn centre(bounds: &PixelBox) -> [f64; 2] {
     [(bounds.x0 + bounds.x1) / 2.0, (bounds.y0 + bounds.y1) / 2.0]
 }
@@ -417,6 +322,7 @@ fn argmax(values: &[f64]) -> usize {
 mod tests {
     use super::*;
     use crate::mini::looks::Look;
+    use crate::mini::scene::Scene;
 
     #[test]
     fn anchors_stay_in_their_cell_when_shifted_a_little() {
