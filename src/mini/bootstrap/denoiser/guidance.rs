@@ -37,9 +37,9 @@ mod tests {
 
     /// Largest error of the embedding, relative to what two passes say.
     const LARGEST_ERROR: f64 = 0.6;
-    /// Largest share of that error in the error of a network that ignores guidance: with 1, an embedding that means nothing passes
-    /// just not. The committed weights have 0.85 at guidance 2 and 0.84 at 4: their embedding makes a part of the difference only.
-    const LARGEST_SHARE: f64 = 1.0;
+    /// Largest share of that error in the error of a network that ignores guidance. The committed weights have 0.77 at guidance 2 and
+    /// 0.78 at 4: their embedding makes a part of the difference only.
+    const LARGEST_SHARE: f64 = 0.9;
 
     #[test]
     fn the_committed_denoiser_guides_by_its_embedding_as_by_two_passes() {
