@@ -91,6 +91,43 @@ fn a_folder_for_diffusers_has_sizes_code_weights_and_card_and_starts_the_same_st
 }
 
 #[test]
+fn a_folder_for_this_program_paints_the_same_images_without_its_run() {
+    let place = distilled();
+    place.run(&["export", "--student", STUDENT, "--to", "scaledown", "--out", "exact"]).succeeded();
+    place.run(&["export", "--student", STUDENT, "--to", "scaledown", "--dtype", "f16", "--out", "half"]).succeeded();
+    let weights = |folder: &str| place.path(folder).join("student.safetensors");
+    assert_eq!(sha256(&weights("exact")), sha256(&weights(STUDENT)));
+    assert_eq!(place.read("half/student.json"), place.read(&format!("{STUDENT}/student.json")));
+    let size = |folder: &str| std::fs::metadata(weights(folder)).unwrap().len();
+    assert!(size("half") * 3 < size("exact") * 2, "{} {}", size("half"), size("exact"));
+    for (name, tensor) in read_safetensors(&weights("half"), &Device::Cpu).unwrap() {
+        assert_eq!(tensor.dtype(), DType::F16, "{name}");
+    }
+    let paint = |encoder: &str| {
+        let out = format!("images-{encoder}");
+        let ran = place.run(&["generate", "--encoder", encoder, "--prompt", "a red cube", "--out", &out]).succeeded();
+        place.read(ran.stdout.trim())
+    };
+    let of_the_run = paint("base");
+    std::fs::remove_dir_all(place.path("runs/small/distill")).unwrap();
+    assert_eq!(paint("exact"), of_the_run);
+    assert!(!paint("half").is_empty());
+    let card = String::from_utf8(place.read("exact/README.md")).unwrap();
+    assert!(card.contains("scaledown generate --encoder"), "{card}");
+
+    // As a student that is not trained any further, it tells of the training that it has had.
+    let other = format!(
+        "{SMALL}\n[[student]]\nname = \"again\"\npreset = \"smoke-base\"\ninit = {{ weights = \"../half\" }}\nobjective = \"none\"\n\
+         updates = 0\ndatasets = [{{ dataset = \"laion\" }}]\n"
+    );
+    place.write("pipelines/small.toml", other.as_bytes());
+    place.run(&["distill", "--student", "again"]).succeeded();
+    let [first, again] = ["half", "runs/small/distill/again"].map(|folder| StudentCard::read(&place.path(folder)).unwrap());
+    assert_eq!((again.name.as_str(), again.objective.as_str(), again.updates), ("again", "vision", 12));
+    assert_eq!((again.datasets, again.final_loss), (first.datasets, first.final_loss));
+}
+
+#[test]
 fn a_folder_in_use_a_changed_student_and_a_size_that_comfyui_lacks_are_refused() {
     let place = distilled();
     let export = |rest: &[&str]| place.run(&[&["export", "--student", STUDENT], rest].concat());

@@ -139,7 +139,7 @@ fn distil_pixart(folder: &Path, stop: &mut Stop) -> Result<StudentCard> {
     let student = Student::new(&sizes, &Weights::initial(5, DType::F32, &Device::Cpu))?;
     let pool = PROMPTS.lines().map(|prompt| PoolPrompt { prompt_id: rng::text_id(prompt), prompt: prompt.into() });
     let mut order = PromptOrder::new(pool.collect(), 1)?;
-    let identity = Identity { seed: 1, fingerprint: "tiny".into(), teacher: ("tiny".into(), 1), token_length: 12 };
+    let identity = Identity { seed: 1, fingerprint: "tiny".into(), teacher: ("tiny".into(), 1), token_length: 12, unchanged: None };
     distill::distil(&settings, &identity, student, &frozen, &mut order, folder, stop)
 }
 

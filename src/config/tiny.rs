@@ -27,7 +27,7 @@ impl Experiment {
         tiny.report.beside = None;
         for student in &mut tiny.student {
             student.preset = tiny_preset(&student.preset).into();
-            if let Initialisation::Encoder(_) = student.init {
+            if let Initialisation::Encoder(_) | Initialisation::Weights(_) = student.init {
                 student.init = Initialisation::Random;
             }
             if let Initialisation::Student(name) = &mut student.init

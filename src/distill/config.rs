@@ -13,7 +13,7 @@ pub use crate::data::mixture::Source;
 use crate::data::schema::PromptRow;
 use crate::diffusion::schedule::Shift;
 use crate::error::{Error, Result};
-use crate::models::card::{REAL, STUDENT_WEIGHTS, StudentCard, TEACHER};
+use crate::models::card::{REAL, STUDENT_CARD, STUDENT_WEIGHTS, StudentCard, TEACHER};
 use crate::models::exported;
 use crate::models::layout;
 use crate::models::published::Stored;
@@ -267,6 +267,16 @@ impl Config {
             }
             Initialisation::Weights(path) => exported::load_student(&config, &hub::resolve(path, &context.pipeline)?),
         }
+    }
+
+    /// The card of the whole student that this one starts from, where it has one.
+    pub fn earlier_card(&self, context: &RunContext) -> Result<Option<StudentCard>> {
+        let folder = match &self.init {
+            Initialisation::Random | Initialisation::Encoder(_) => return Ok(None),
+            Initialisation::Student(name) => context.student(name),
+            Initialisation::Weights(path) => hub::resolve(path, &context.pipeline)?,
+        };
+        if folder.join(STUDENT_CARD).is_file() { StudentCard::read(&folder).map(Some) } else { Ok(None) }
     }
 
     /// Files besides the teacher's that the student depends on.

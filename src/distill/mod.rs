@@ -69,6 +69,8 @@ pub struct Identity {
     /// Preset of the teacher's encoder and its number of scalar weights.
     pub teacher: (String, u64),
     pub token_length: usize,
+    /// The card of the student that this one is, where it is not trained any further.
+    pub unchanged: Option<StudentCard>,
 }
 
 /// Trains the student of `config` into `context.student(&config.name)`, or goes on where an earlier call stopped.
@@ -105,6 +107,10 @@ pub fn run(config: &Config, teacher: &TeacherConfig, context: &RunContext) -> Re
         fingerprint: config.fingerprint(teacher, &pool, context)?,
         teacher: (teacher.encoder_name(), text_encoder.count() as u64),
         token_length: teacher.token_length(pipeline)?,
+        unchanged: match config.objective {
+            Objective::None => config.earlier_card(context)?,
+            Objective::Vision | Objective::Naive => None,
+        },
     };
     let empty = (guided && denoiser.is_some()).then(|| condition(&prompts, &text_encoder, &[""])).transpose()?;
     let frozen = Frozen {
@@ -232,6 +238,10 @@ fn finish(
         variance_ratio: diagnostics::variance_ratio(&student.encode(&probe.ids)?, &probe.teacher_text)?,
         mean_gradient_norm: diagnostics::mean_gradient_norm(&log),
         final_loss: diagnostics::final_loss(&log),
+    };
+    let card = match &identity.unchanged {
+        Some(earlier) => card.trained_as(earlier),
+        None => card,
     };
     card.write(folder)?;
     weights::write_safetensors(&folder.join(STUDENT_WEIGHTS), &student.named(), candle_core::DType::F32)?;

@@ -6,6 +6,7 @@ pub mod diffusers;
 pub mod gguf;
 pub mod model_card;
 pub mod provenance;
+pub mod scaledown;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub enum Target {
     Comfyui,
     /// One GGUF file with llama.cpp's names of tensors.
     Gguf,
+    /// This program, in another place or in half precision: for `generate --encoder DIR` and as the start of a student.
+    Scaledown,
 }
 
 impl Target {
@@ -38,6 +41,7 @@ impl Target {
             Self::Diffusers => "diffusers",
             Self::Comfyui => "comfyui",
             Self::Gguf => "gguf",
+            Self::Scaledown => "scaledown",
         }
     }
 }
@@ -149,6 +153,7 @@ fn write(options: &Options, provenance: &Provenance, student: &Student, folder: 
         Target::Diffusers => diffusers::write(student, provenance, options.numbers, folder)?,
         Target::Comfyui => comfyui::write(student, provenance, options.numbers, folder)?,
         Target::Gguf => gguf::write(student, provenance, options.numbers, options.quantise, folder)?,
+        Target::Scaledown => scaledown::write(student, provenance, options.numbers, folder)?,
     };
     model_card::write(provenance, options.target, &loading, folder)
 }

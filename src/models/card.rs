@@ -73,6 +73,13 @@ impl StudentCard {
         files::write_bytes(&path, text.as_bytes())
     }
 
+    /// The same, with the training that `earlier` tells of: for a student that is another one, not trained any further.
+    pub fn trained_as(self, earlier: &Self) -> Self {
+        let Self { objective, datasets, mean_gradient_norm, final_loss, .. } = earlier.clone();
+        let Self { updates, batch, seed, seconds, .. } = *earlier;
+        Self { objective, datasets, updates, batch, seed, seconds, mean_gradient_norm, final_loss, ..self }
+    }
+
     /// Reads the card from `folder`.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(STUDENT_CARD);

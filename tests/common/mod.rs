@@ -75,7 +75,13 @@ impl TinyWorld {
         };
         let pool = (0..7).map(|i| format!("prompt {i}")).map(|prompt| PoolPrompt { prompt_id: rng::text_id(&prompt), prompt });
         let mut order = PromptOrder::new(pool.collect(), SEED)?;
-        let identity = Identity { seed: SEED, fingerprint: "tiny".into(), teacher: ("smoke-teacher".into(), 1), token_length: TOKENS };
+        let identity = Identity {
+            seed: SEED,
+            fingerprint: "tiny".into(),
+            teacher: ("smoke-teacher".into(), 1),
+            token_length: TOKENS,
+            unchanged: None,
+        };
         distill::distil(config, &identity, self.student(), &frozen, &mut order, folder, stop)
     }
 
