@@ -42,6 +42,7 @@ impl Fixture {
             axes_dim: vec![2, 2, 2],
             theta: 10_000.0,
             guidance_embed: true,
+            position_step: 1.0,
         };
         let weights = |prefix: &str| {
             let named = tensors.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?.to_owned(), value.clone())));

@@ -43,10 +43,13 @@ pub struct FluxConfig {
     pub axes_dim: Vec<usize>,
     pub theta: f64,
     pub guidance_embed: bool,
+    /// Distance of two neighbouring image tokens; 1 in the published models. At twice the resolution, half of it leaves every place where a
+    /// network trained at the first one knows it, as Stable Diffusion 3 interpolates its positions (Esser et al. 2024, section 5.3.2).
+    pub position_step: f64,
 }
 
 impl FluxConfig {
-    /// A named size: `flux-dev`, `flux-schnell`, the miniature world's `mini`, the smoke test's `smoke`.
+    /// A named size: `flux-dev`, `flux-schnell`, the miniature world's `mini`, the same for twice the resolution, the smoke test's `smoke`.
     pub fn preset(name: &str) -> Result<Self> {
         let published = |guidance_embed| Self {
             in_channels: 64,
@@ -60,6 +63,7 @@ impl FluxConfig {
             axes_dim: vec![16, 56, 56],
             theta: 10_000.0,
             guidance_embed,
+            position_step: 1.0,
         };
         let small = |(vec_in_dim, context_in_dim), hidden_size, num_heads, (depth, depth_single_blocks), axes_dim: [usize; 3]| Self {
             vec_in_dim,
@@ -71,12 +75,14 @@ impl FluxConfig {
             axes_dim: axes_dim.to_vec(),
             ..published(true)
         };
+        let mini = || small((128, 256), 144, 3, (2, 5), [16, 16, 16]);
         match name {
             "flux-dev" => Ok(published(true)),
             "flux-schnell" => Ok(published(false)),
-            "mini" => Ok(small((128, 256), 144, 3, (2, 5), [16, 16, 16])),
+            "mini" => Ok(mini()),
+            "mini-128" => Ok(Self { position_step: 0.5, ..mini() }),
             "smoke" => Ok(small((32, 32), 32, 2, (1, 1), [4, 6, 6])),
-            _ => Err(Error::Invalid(format!("no denoiser size `{name}`; there are flux-dev, flux-schnell, mini, smoke"))),
+            _ => Err(Error::Invalid(format!("no denoiser size `{name}`; there are flux-dev, flux-schnell, mini, mini-128, smoke"))),
         }
     }
 
@@ -116,6 +122,11 @@ fn single_blocks(config: &FluxConfig, weights: &Weights) -> Result<Vec<SingleBlo
     (0..config.depth_single_blocks).map(|i| SingleBlock::new(config, &weights.pp(format!("single_blocks.{i}")))).collect()
 }
 
+/// Position of row or column `i`: the middle of the token, in tokens of a step of 1 whose first one sits at 0.
+fn position(i: usize, step: f64) -> f64 {
+    (i as f64 + 0.5) * step - 0.5
+}
+
 /// `l` text tokens sit at position zero, `n` image tokens at (0, row, column) of a square grid.
 fn rotation(config: &FluxConfig, l: usize, n: usize, dtype: DType) -> Result<Rotation> {
     let side = (n as f64).sqrt() as usize;
@@ -123,7 +134,8 @@ fn rotation(config: &FluxConfig, l: usize, n: usize, dtype: DType) -> Result<Rot
         return Err(Error::Invalid(format!("{n} image tokens do not form a square")));
     }
     let mut positions = vec![vec![0.0; 3]; l];
-    positions.extend((0..n).map(|i| vec![0.0, (i / side) as f64, (i % side) as f64]));
+    let at = |i| position(i, config.position_step);
+    positions.extend((0..n).map(|i| vec![0.0, at(i / side), at(i % side)]));
     let like = Tensor::zeros(1, dtype, &Device::Cpu)?;
     by_real!(like, T => Rotation::new::<T>(&positions, &config.axes_dim, config.theta))
 }
@@ -308,6 +320,14 @@ impl Parameters for Flux {
 mod tests {
     use super::*;
     use crate::nn::residual::mean_squared_error;
+
+    #[test]
+    fn a_grid_of_twice_the_side_lies_where_the_coarse_one_lies() {
+        assert!((0..9).all(|i| position(i, 1.0) == i as f64));
+        for i in 0..9 {
+            assert_eq!((position(2 * i, 0.5) + position(2 * i + 1, 0.5)) / 2.0, position(i, 1.0));
+        }
+    }
 
     #[test]
     fn a_number_that_is_not_finite_is_reported_with_its_tensor() {

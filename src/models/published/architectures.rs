@@ -64,6 +64,7 @@ fn flux_sizes(file: &mut ConfigFile) -> Result<FluxConfig> {
         depth_single_blocks: file.size("num_single_layers")?,
         axes_dim,
         guidance_embed: file.switch("guidance_embeds", false)?,
+        position_step: 1.0,
         // Not in the file: diffusers has them as constants (diffusers@v0.42.1 transformer_flux.py).
         mlp_ratio: 4.0,
         theta: 10_000.0,

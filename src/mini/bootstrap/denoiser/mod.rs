@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use self::frozen::{Example, Frozen};
@@ -200,7 +201,7 @@ impl<'a> DenoiserTask<'a> {
             };
             (prompt, render(&scene, self.config.resolution))
         };
-        let pairs: Vec<_> = missing.iter().map(scene).collect();
+        let pairs: Vec<_> = missing.par_iter().map(scene).collect();
         let made = if pairs.is_empty() { Vec::new() } else { self.frozen.examples(self.config, &pairs)? };
         let mut fresh: BTreeMap<u64, Example> = missing.into_iter().zip(made).collect();
         if split == Split::Train {
