@@ -76,7 +76,8 @@ fn experiments_beside_the_tables_run_too() {
     let missing = scaledown(folder.path(), &["run", "--pipeline", "flux-schnell", "--tiny"]);
     let talk = String::from_utf8(missing.stderr).unwrap();
     assert!(!missing.status.success() && talk.contains("scaledown distill --pipeline flux-dev --tiny"), "{talk}");
-    for pipeline in ["flux-dev", "flux-schnell", "flux-dev-lora", "flux-dev-canny", "flux-dev-depth", "flux-dev-pose", "smoke"] {
+    let after_flux = ["flux-schnell", "flux-dev-lora", "flux-dev-canny", "flux-dev-depth", "flux-dev-pose"];
+    for pipeline in ["flux-dev"].into_iter().chain(after_flux).chain(["smoke", "mini", "mini-128"]) {
         let output = scaledown(folder.path(), &["run", "--pipeline", pipeline, "--tiny"]);
         assert!(output.status.success(), "{}", String::from_utf8(output.stderr).unwrap());
     }
