@@ -140,7 +140,8 @@ pub fn unknown(what: &str, word: &str, valid: &[impl AsRef<str>]) -> Error {
     Error::config(format!("unknown {what} `{word}`"), suggestion(what, word, valid))
 }
 
-fn suggestion(what: &str, word: &str, valid: &[impl AsRef<str>]) -> String {
+/// What to write in place of `word`: the nearest valid word, and all of them.
+pub fn suggestion(what: &str, word: &str, valid: &[impl AsRef<str>]) -> String {
     let list = valid.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     match nearest(word, valid) {
         Some(near) => format!("did you mean `{near}`? Valid are: {list}"),

@@ -85,6 +85,9 @@ fn an_unknown_student_encoder_or_part_is_answered_with_the_nearest_one() {
     let place = Place::with(SMALL);
     place.run(&["distill", "--student", "bse"]).failed(2, &["unknown student `bse`", "did you mean `base`?"]);
     place.run(&["generate", "--encoder", "techer"]).failed(2, &["unknown encoder `techer`", "did you mean `teacher`?"]);
+    // Free prompts are painted under any student, so the hint says how to name one.
+    let nearest = ["unknown encoder `bse`", "did you mean `base`?", "the folder of a student, with its `student.json`"];
+    place.run(&["generate", "--prompt", "a cat", "--out", "out", "--encoder", "bse"]).failed(2, &nearest);
     place.run(&["bootstrap", "--part", "clpi"]).failed(2, &["unknown part `clpi`", "did you mean `clip`?"]);
 }
 

@@ -279,7 +279,7 @@ impl Config {
         if folder.join(STUDENT_CARD).is_file() { StudentCard::read(&folder).map(Some) } else { Ok(None) }
     }
 
-    /// Files besides the teacher's that the student depends on.
+    /// Files besides the teacher's that the student depends on; the weights that it starts from are the last.
     pub fn files(&self, context: &RunContext) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = self.datasets.iter().map(|source| context.prompts(&source.dataset, "train")).collect();
         match &self.init {
@@ -291,9 +291,10 @@ impl Config {
                     _ => files.push(path),
                 }
             }
-            Initialisation::Student(name) => files.push(context.student(name).join(STUDENT_WEIGHTS)),
+            Initialisation::Student(name) => files.extend([STUDENT_CARD, STUDENT_WEIGHTS].map(|file| context.student(name).join(file))),
             Initialisation::Weights(path) => {
                 let path = hub::resolve(path, &context.pipeline).unwrap_or_else(|_| path.clone());
+                files.extend(Some(path.join(STUDENT_CARD)).filter(|card| card.is_file()));
                 // A folder without weights is named as it is, for the message that it lacks them.
                 files.push(exported::weights_file(&path).unwrap_or(path));
             }
@@ -382,6 +383,21 @@ mod tests {
         let missing = Config { preset: "smoke-base".into(), ..config("init = { encoder = \"hf://nobody/nothing\" }").unwrap() };
         let error = missing.initial_student(32, &context).unwrap_err();
         assert!(error.hint().unwrap().contains("scaledown fetch-model hf://nobody/nothing"), "{error}");
+    }
+
+    #[test]
+    fn the_card_of_an_earlier_student_is_depended_on_before_its_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = RunContext::below(folder.path(), "x", folder.path().into(), 7);
+        let from = |place: &str| config(&format!("init = {{ weights = \"{place}\" }}")).unwrap().files(&context);
+        let names =
+            |files: Vec<PathBuf>| files.iter().skip(1).map(|file| file.strip_prefix(folder.path()).unwrap().to_owned()).collect::<Vec<_>>();
+        let student = folder.path().join("student");
+        std::fs::create_dir(&student).unwrap();
+        std::fs::write(student.join(STUDENT_WEIGHTS), "").unwrap();
+        assert_eq!(names(from("student")), [Path::new("student").join(STUDENT_WEIGHTS)]);
+        std::fs::write(student.join(STUDENT_CARD), "").unwrap();
+        assert_eq!(names(from("student")), [STUDENT_CARD, STUDENT_WEIGHTS].map(|file| Path::new("student").join(file)));
     }
 
     #[test]

@@ -103,7 +103,11 @@ impl Pipeline {
         valid.extend(self.students());
         match valid.iter().find(|valid| *valid == name) {
             Some(name) => Ok(Encoder::named(name, &self.context)),
-            None => Err(config::unknown("encoder", name, &valid)),
+            None => {
+                let hint =
+                    format!("{}; or the folder of a student, with its `{STUDENT_CARD}`", config::suggestion("encoder", name, &valid));
+                Err(Error::config(format!("unknown encoder `{name}`"), hint))
+            }
         }
     }
 }
