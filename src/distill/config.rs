@@ -269,19 +269,27 @@ impl Config {
         }
     }
 
-    /// The card of the whole student that this one starts from, where it has one.
-    pub fn earlier_card(&self, context: &RunContext) -> Result<Option<StudentCard>> {
-        let folder = match &self.init {
-            Initialisation::Random | Initialisation::Encoder(_) => return Ok(None),
-            Initialisation::Student(name) => context.student(name),
-            Initialisation::Weights(path) => hub::resolve(path, &context.pipeline)?,
-        };
-        if folder.join(STUDENT_CARD).is_file() { StudentCard::read(&folder).map(Some) } else { Ok(None) }
+    /// The folder of the student that this one is, where it starts from a whole one and is not trained any further.
+    fn twin(&self, context: &RunContext) -> Option<PathBuf> {
+        match (self.objective, &self.init) {
+            (Objective::None, Initialisation::Student(name)) => Some(context.student(name)),
+            (Objective::None, Initialisation::Weights(path)) => hub::resolve(path, &context.pipeline).ok(),
+            _ => None,
+        }
+    }
+
+    /// The card of the student that this one is, where it is not trained any further and that one has a card.
+    pub fn unchanged_card(&self, context: &RunContext) -> Result<Option<StudentCard>> {
+        let folder = self.twin(context).filter(|folder| folder.join(STUDENT_CARD).is_file());
+        folder.map(|folder| StudentCard::read(&folder)).transpose()
     }
 
     /// Files besides the teacher's that the student depends on; the weights that it starts from are the last.
     pub fn files(&self, context: &RunContext) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = self.datasets.iter().map(|source| context.prompts(&source.dataset, "train")).collect();
+        // Weights may come without a card. A student of a run has one, once it is there.
+        let card = self.twin(context).map(|folder| folder.join(STUDENT_CARD));
+        files.extend(card.filter(|card| card.is_file() || matches!(self.init, Initialisation::Student(_))));
         match &self.init {
             Initialisation::Random => {}
             Initialisation::Encoder(path) => {
@@ -291,10 +299,9 @@ impl Config {
                     _ => files.push(path),
                 }
             }
-            Initialisation::Student(name) => files.extend([STUDENT_CARD, STUDENT_WEIGHTS].map(|file| context.student(name).join(file))),
+            Initialisation::Student(name) => files.push(context.student(name).join(STUDENT_WEIGHTS)),
             Initialisation::Weights(path) => {
                 let path = hub::resolve(path, &context.pipeline).unwrap_or_else(|_| path.clone());
-                files.extend(Some(path.join(STUDENT_CARD)).filter(|card| card.is_file()));
                 // A folder without weights is named as it is, for the message that it lacks them.
                 files.push(exported::weights_file(&path).unwrap_or(path));
             }
@@ -386,18 +393,26 @@ mod tests {
     }
 
     #[test]
-    fn the_card_of_an_earlier_student_is_depended_on_before_its_weights() {
+    fn only_a_student_that_stays_what_another_is_depends_on_the_others_card() {
         let folder = tempfile::tempdir().unwrap();
         let context = RunContext::below(folder.path(), "x", folder.path().into(), 7);
-        let from = |place: &str| config(&format!("init = {{ weights = \"{place}\" }}")).unwrap().files(&context);
-        let names =
-            |files: Vec<PathBuf>| files.iter().skip(1).map(|file| file.strip_prefix(folder.path()).unwrap().to_owned()).collect::<Vec<_>>();
+        let files = |extra: &str| {
+            let files = config(extra).unwrap().files(&context);
+            files[1..].iter().map(|file| file.strip_prefix(folder.path()).unwrap().to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let unchanged = "objective = \"none\"\ninit = { weights = \"student\" }";
         let student = folder.path().join("student");
         std::fs::create_dir(&student).unwrap();
         std::fs::write(student.join(STUDENT_WEIGHTS), "").unwrap();
-        assert_eq!(names(from("student")), [Path::new("student").join(STUDENT_WEIGHTS)]);
+        assert_eq!(files(unchanged), ["student/student.safetensors"]);
         std::fs::write(student.join(STUDENT_CARD), "").unwrap();
-        assert_eq!(names(from("student")), [STUDENT_CARD, STUDENT_WEIGHTS].map(|file| Path::new("student").join(file)));
+        assert_eq!(files(unchanged), ["student/student.json", "student/student.safetensors"]);
+        // A card tells how long its training took: the same weights, trained again, must not make those after them stale.
+        assert_eq!(files("init = { weights = \"student\" }"), ["student/student.safetensors"]);
+        assert_eq!(files("init = { student = \"first\" }"), ["runs/x/distill/first/student.safetensors"]);
+        // The other student may still have to be trained.
+        let twin = files("objective = \"none\"\ninit = { student = \"first\" }");
+        assert_eq!(twin, ["student.json", "student.safetensors"].map(|file| format!("runs/x/distill/first/{file}")));
     }
 
     #[test]

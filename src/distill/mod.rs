@@ -107,10 +107,7 @@ pub fn run(config: &Config, teacher: &TeacherConfig, context: &RunContext) -> Re
         fingerprint: config.fingerprint(teacher, &pool, context)?,
         teacher: (teacher.encoder_name(), text_encoder.count() as u64),
         token_length: teacher.token_length(pipeline)?,
-        unchanged: match config.objective {
-            Objective::None => config.earlier_card(context)?,
-            Objective::Vision | Objective::Naive => None,
-        },
+        unchanged: config.unchanged_card(context)?,
     };
     let empty = (guided && denoiser.is_some()).then(|| condition(&prompts, &text_encoder, &[""])).transpose()?;
     let frozen = Frozen {
