@@ -16,7 +16,7 @@ use scaledown::run::results::SummaryRow;
 const LARGEST_FILE: u64 = 16_000_000;
 const LARGEST_SUM: u64 = 40_000_000;
 
-/// The files of all parts; `denoiser-128` takes hours of more cores than two, and is the user's to train.
+/// The files of all parts; `denoiser-128` takes about three hours of two cores and is the user's to train.
 fn committed() -> impl Iterator<Item = &'static str> {
     Part::ALL.into_iter().filter(|part| *part != Part::Denoiser128).flat_map(|part| part.outputs().iter().copied())
 }

@@ -270,7 +270,7 @@ impl Config {
     }
 
     /// The folder of the student that this one is, where it starts from a whole one and is not trained any further.
-    fn twin(&self, context: &RunContext) -> Option<PathBuf> {
+    fn unchanged_from(&self, context: &RunContext) -> Option<PathBuf> {
         match (self.objective, &self.init) {
             (Objective::None, Initialisation::Student(name)) => Some(context.student(name)),
             (Objective::None, Initialisation::Weights(path)) => hub::resolve(path, &context.pipeline).ok(),
@@ -280,7 +280,7 @@ impl Config {
 
     /// The card of the student that this one is, where it is not trained any further and that one has a card.
     pub fn unchanged_card(&self, context: &RunContext) -> Result<Option<StudentCard>> {
-        let folder = self.twin(context).filter(|folder| folder.join(STUDENT_CARD).is_file());
+        let folder = self.unchanged_from(context).filter(|folder| folder.join(STUDENT_CARD).is_file());
         folder.map(|folder| StudentCard::read(&folder)).transpose()
     }
 
@@ -288,7 +288,7 @@ impl Config {
     pub fn files(&self, context: &RunContext) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = self.datasets.iter().map(|source| context.prompts(&source.dataset, "train")).collect();
         // Weights may come without a card. A student of a run has one, once it is there.
-        let card = self.twin(context).map(|folder| folder.join(STUDENT_CARD));
+        let card = self.unchanged_from(context).map(|folder| folder.join(STUDENT_CARD));
         files.extend(card.filter(|card| card.is_file() || matches!(self.init, Initialisation::Student(_))));
         match &self.init {
             Initialisation::Random => {}
@@ -411,8 +411,8 @@ mod tests {
         assert_eq!(files("init = { weights = \"student\" }"), ["student/student.safetensors"]);
         assert_eq!(files("init = { student = \"first\" }"), ["runs/x/distill/first/student.safetensors"]);
         // The other student may still have to be trained.
-        let twin = files("objective = \"none\"\ninit = { student = \"first\" }");
-        assert_eq!(twin, ["student.json", "student.safetensors"].map(|file| format!("runs/x/distill/first/{file}")));
+        let copy = files("objective = \"none\"\ninit = { student = \"first\" }");
+        assert_eq!(copy, ["student.json", "student.safetensors"].map(|file| format!("runs/x/distill/first/{file}")));
     }
 
     #[test]

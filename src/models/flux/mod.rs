@@ -49,7 +49,8 @@ pub struct FluxConfig {
 }
 
 impl FluxConfig {
-    /// A named size: `flux-dev`, `flux-schnell`, the miniature world's `mini`, the same for twice the resolution, the smoke test's `smoke`.
+    /// A named size: `flux-dev`, `flux-schnell`, the miniature world's `mini` and its `mini-128` for 128 px, the smoke test's
+    /// `smoke`.
     pub fn preset(name: &str) -> Result<Self> {
         let published = |guidance_embed| Self {
             in_channels: 64,
