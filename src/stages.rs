@@ -4,7 +4,7 @@
 mod images;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::json;
@@ -22,8 +22,14 @@ use crate::run::interrupt;
 use crate::run::manifest::{Freshness, Input, Rerun, Stage, readable_seconds, unix_seconds};
 use crate::{data, distill, metrics, report};
 
-/// How to get weights that are not there.
-const BOOTSTRAP_HINT: &str = "restore the file from the repository, or train it with `scaledown bootstrap`";
+/// How to get the weights `path`, which are not there.
+fn weights_hint(path: &Path) -> String {
+    let writes = |part: &Part| part.outputs().iter().any(|output| path.ends_with(output));
+    match Part::ALL.into_iter().find(writes) {
+        Some(part) => format!("train it with `scaledown bootstrap --part {}`, or restore it where the repository has it", part.name()),
+        None => "restore the file from the repository, or name another one in the pipeline".into(),
+    }
+}
 
 /// What `evaluate` always writes.
 const RESULTS: [&str; 5] = ["scores.parquet", "summary.parquet", "comparisons.parquet", "scaling.parquet", "skipped.json"];
@@ -69,14 +75,15 @@ impl Pipeline {
         let mut inputs = self.teacher_inputs();
         let train = config.datasets.iter().map(|source| context.prompts(&source.dataset, "train"));
         inputs.extend(train.map(|path| Input::new(path, "training prompts", self.hint("build-data"))));
-        let hint = match &config.init {
+        let start = match &config.init {
             Initialisation::Student(name) => {
-                name.split_once('/').map_or_else(|| self.hint("distill"), |(pipeline, _)| hint("distill", pipeline))
+                Some(name.split_once('/').map_or_else(|| self.hint("distill"), |(pipeline, _)| hint("distill", pipeline)))
             }
-            Initialisation::Encoder(path) | Initialisation::Weights(path) => hub::hint(path).unwrap_or_else(|| BOOTSTRAP_HINT.to_owned()),
-            Initialisation::Random => BOOTSTRAP_HINT.to_owned(),
+            Initialisation::Encoder(path) | Initialisation::Weights(path) => hub::hint(path),
+            Initialisation::Random => None,
         };
-        inputs.extend(config.files(context).into_iter().map(|path| Input::new(path, "starting weights", hint.clone())));
+        let hint = |path: &Path| start.clone().unwrap_or_else(|| weights_hint(path));
+        inputs.extend(config.files(context).into_iter().map(|path| Input::new(path.clone(), "starting weights", hint(&path))));
         let folder = context.student(name);
         let files = [STUDENT_WEIGHTS, STUDENT_CARD, distill::log::TRAIN_LOG, distill::log::EVENTS];
         let outputs = files.map(|file| folder.join(file)).to_vec();
@@ -93,7 +100,7 @@ impl Pipeline {
         inputs.extend(self.teacher_inputs());
         // A judge that is not there is a reason in the report; one that appears makes the scores stale.
         let judges = config.experts.files(&context.pipeline).into_iter().filter(|path| path.exists());
-        inputs.extend(judges.map(|path| Input::new(path, "a judge's weights", BOOTSTRAP_HINT)));
+        inputs.extend(judges.map(|path| Input::new(path.clone(), "a judge's weights", weights_hint(&path))));
         let folder = context.evaluation();
         let outputs = RESULTS.map(|file| folder.join(file)).to_vec();
         let settings = json!({"evaluate": config, "teacher": experiment.teacher.essence()});
@@ -208,7 +215,9 @@ impl Pipeline {
 
     fn teacher_inputs(&self) -> Vec<Input> {
         let files = self.experiment.teacher.files(&self.context.pipeline);
-        files.into_iter().map(|path| Input::new(path, "weights of the teacher", self.experiment.teacher.hint())).collect()
+        let hint = self.experiment.teacher.hint();
+        let hint = |path: &Path| hint.clone().unwrap_or_else(|| weights_hint(path));
+        files.into_iter().map(|path| Input::new(path.clone(), "weights of the teacher", hint(&path))).collect()
     }
 
     /// The images of every encoder with what the students are.
@@ -310,4 +319,20 @@ enum Verdict {
     Fresh(String),
     Run(String),
     Blocked(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_that_bootstrap_makes_are_missed_with_the_part_that_makes_them() {
+        for (file, part) in
+            [("denoiser-128.safetensors", "denoiser-128"), ("denoiser.safetensors", "denoiser"), ("ocr-detection.onnx", "ocr")]
+        {
+            let hint = weights_hint(&Path::new("pipelines/mini").join(file));
+            assert!(hint.contains(&format!("`scaledown bootstrap --part {part}`")), "{file}: {hint}");
+        }
+        assert!(!weights_hint(Path::new("pipelines/other/my-denoiser.safetensors")).contains("bootstrap"));
+    }
 }

@@ -103,10 +103,10 @@ fn a_stage_without_its_inputs_names_the_stage_that_makes_them() {
 
 #[test]
 fn missing_weights_are_named_before_any_work() {
-    let text = SMALL.replace("preset = \"smoke\", weights = \"random\"", "preset = \"smoke\", weights = \"absent.safetensors\"");
+    let text = SMALL.replace("preset = \"smoke\", weights = \"random\"", "preset = \"smoke\", weights = \"denoiser-128.safetensors\"");
     let place = Place::with(&text);
     place.run(&["build-data"]).succeeded();
-    let ran = place.run(&["distill"]).failed(1, &["absent.safetensors", "scaledown bootstrap"]);
+    let ran = place.run(&["distill"]).failed(1, &["denoiser-128.safetensors", "`scaledown bootstrap --part denoiser-128`"]);
     assert!(!ran.stderr.contains("running"), "{}", ran.stderr);
 }
 

@@ -124,14 +124,12 @@ impl TeacherConfig {
         }
     }
 
-    /// What to do where one of [`TeacherConfig::files`] is missing.
-    pub fn hint(&self) -> String {
-        match self {
-            Self::Parts(_) => "restore the file from the repository, or train it with `scaledown bootstrap`".into(),
-            Self::Folder(model) => hub::hint(&model.folder).unwrap_or_else(|| {
-                "set `[teacher] folder` to the folder of a published model, with `model_index.json` and all its parts".into()
-            }),
-        }
+    /// What to do where one of [`TeacherConfig::files`] is missing; `None` for single files, of which only their maker knows.
+    pub fn hint(&self) -> Option<String> {
+        let Self::Folder(model) = self else { return None };
+        Some(hub::hint(&model.folder).unwrap_or_else(|| {
+            "set `[teacher] folder` to the folder of a published model, with `model_index.json` and all its parts".into()
+        }))
     }
 
     /// The configuration as far as results depend on it: not on what is kept for the backward pass, nor on where layers are.
